@@ -1,0 +1,67 @@
+"""Multiply-adds up to each exit."""
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from core.models.protocol import ExitModel
+
+
+def multiply_adds(model: ExitModel, image_size: int) -> tuple[list[int], list[int]]:
+    """Multiply-adds of one image, stage by stage: convolutions and matrix products.
+
+    Args:
+        model: In eval mode; its parameters are only read.
+        image_size: Side of the images in pixels.
+
+    Returns:
+        For each of the K exits the multiply-adds of the layers since the exit before it, and those of its
+        own classifier.
+    """
+    layers, classifiers = [], []
+    # torch's counter counts two operations per multiply-add.
+    with torch.no_grad():
+        parameter = next(iter(model.parameters())) if isinstance(model, nn.Module) else torch.zeros(())
+        image = torch.zeros(1, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
+        with FlopCounterMode(display=False) as counter:
+            features = model.begin(image)
+            done = 0
+            for exit_index in range(model.num_exits):
+                features = model.advance(features, exit_index)
+                layers.append(counter.get_total_flops() // 2 - done)
+                model.classify(features, exit_index)
+                classifiers.append(counter.get_total_flops() // 2 - done - layers[-1])
+                done += layers[-1] + classifiers[-1]
+    return layers, classifiers
+
+
+def exit_costs(model: ExitModel, image_size: int) -> tuple[float, ...]:
+    """Cost fraction of each exit: multiply-adds done up to it over those of the whole network with its exits.
+
+    The classifiers of the exit itself and of every earlier one are counted, as they were really computed.
+
+    Args:
+        model: In eval mode.
+        image_size: Side of the images in pixels.
+
+    Returns:
+        K rising numbers in (0, 1]; the last is 1.
+    """
+    layers, classifiers = multiply_adds(model, image_size)
+    total = sum(layers) + sum(classifiers)
+    done = 0
+    costs = []
+    for layer, classifier in zip(layers, classifiers, strict=True):
+        done += layer + classifier
+        costs.append(done / total)
+    return tuple(costs)
+
+
+def backbone_fractions(model: ExitModel, image_size: int) -> tuple[float, ...]:
+    """Share of the backbone's own multiply-adds done at each early exit, no exit classifier counted.
+
+    This is the figure by which Kaya et al. place exits, (K - 1,) numbers in (0, 1).
+    """
+    layers, classifiers = multiply_adds(model, image_size)
+    total = sum(layers) + classifiers[-1]
+    return tuple(sum(layers[: index + 1]) / total for index in range(len(layers) - 1))

@@ -1,0 +1,51 @@
+"""What the rest of the product may ask of a model."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class ExitModel(Protocol):
+    """An image classifier that answers at ``num_exits`` places; a static one answers at one.
+
+    Images are (N, 3, H, W) in [0, 1]; normalisation happens inside. Loaded models are shared between
+    threads: eval mode, frozen parameters, never changed.
+
+    Attributes:
+        num_exits: K, the final exit counted.
+        num_classes: C.
+        exit_layers: Name of the layer that feeds each exit, K of them.
+        exit_costs: Cost fraction of leaving at each exit, K of them, rising to 1.
+    """
+
+    @property
+    def num_exits(self) -> int: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def exit_layers(self) -> tuple[str, ...]: ...
+
+    @property
+    def exit_costs(self) -> tuple[float, ...]: ...
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits of all exits, (N, K, C)."""
+        ...
+
+    def run_until(self, images: Tensor, exit_index: int) -> Tensor:
+        """Logits of one exit, (N, C), computing no later layer and no other exit's classifier."""
+        ...
+
+    def begin(self, images: Tensor) -> Tensor:
+        """Features before the first stage: normalised images through the stem."""
+        ...
+
+    def advance(self, features: Tensor, exit_index: int) -> Tensor:
+        """Features at an exit, from those at the exit before it (or from ``begin``)."""
+        ...
+
+    def classify(self, features: Tensor, exit_index: int) -> Tensor:
+        """Logits (N, C) of an exit from the features that feed it."""
+        ...

@@ -1,0 +1,1 @@
+"""Training from a recipe file to a finished model with its card."""
