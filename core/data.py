@@ -15,12 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from core.datasets import DATASETS, Dataset
@@ -28,6 +29,7 @@ from core.errors import ExitLensError
 
 SPLITS = ("train", "validation", "test", "samples")
 DATA_ROOT_VARIABLE = "EXITLENS_DATA"
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")  # what the hub stores; Pillow's other readers are not needed
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +134,12 @@ def data_root() -> Path | None:
     value = os.environ.get(DATA_ROOT_VARIABLE, "").strip()
     if not value:
         return None
-    root = Path(value).expanduser()
-    if not root.is_dir():
+    try:
+        root = Path(value).expanduser()
+        is_folder = root.is_dir()
+    except (OSError, RuntimeError):  # a name too long, a folder that may not be read, a home of no such user
+        is_folder = False
+    if not is_folder:
         raise ExitLensError(
             f"{DATA_ROOT_VARIABLE} is {value!r}, which is not a folder. Point it at a folder that holds "
             "cifar10/test.parquet, or unset it to work with the bundled samples."
@@ -178,10 +184,7 @@ def open_image_set(name: str, root: Path | None = None) -> ImageSet:
     """
     dataset_name, split, selection = parse_image_set_name(name)
     dataset = DATASETS[dataset_name]
-    if split == "samples":
-        image_set = _open_samples(dataset)
-    else:
-        image_set = _open_parquet(dataset, split, root or data_root())
+    image_set = _open_samples(dataset) if split == "samples" else _open_parquet(dataset, split, root or data_root())
     return image_set if selection is None else image_set.select(selection)
 
 
@@ -191,11 +194,13 @@ def list_image_sets(root: Path | None = None) -> list[ImageSetStatus]:
     Args:
         root: As in ``open_image_set``.
     """
-    statuses = [
-        ImageSetStatus(f"{name}:samples", len(_sample_files(dataset)))
-        for name, dataset in DATASETS.items()
-        if dataset.has_samples
-    ]
+    statuses = []
+    for name, dataset in DATASETS.items():
+        if dataset.has_samples:
+            try:
+                statuses.append(ImageSetStatus(f"{name}:samples", len(_sample_files(dataset))))
+            except ExitLensError as error:
+                statuses.append(ImageSetStatus(f"{name}:samples", 0, str(error)))
     for name, dataset in DATASETS.items():
         for split in ("test", "validation"):
             try:
@@ -212,11 +217,11 @@ def list_image_sets(root: Path | None = None) -> list[ImageSetStatus]:
 def _parse_selection(selection: str) -> list[int]:
     indices: list[int] = []
     for part in selection.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
             raise ExitLensError(
-                f"Cannot read the selection {selection!r}. Write official indices and ranges, such as 0-99 or 3,7,20-29."
+                f"Cannot read the selection {selection!r}. Write official indices, such as 0-99 or 3,7,20-29."
             )
         if last - first > 1_000_000:
             raise ExitLensError(f"The range {part.strip()} is longer than any image set. Ask for fewer images.")
@@ -235,11 +240,15 @@ def _sample_files(dataset: Dataset) -> list[Path]:
     # find_spec locates the package without running it: importing Foolbox costs seconds and needs its backends.
     spec = importlib.util.find_spec("foolbox")
     if not spec or not spec.submodule_search_locations:
-        raise ExitLensError("The bundled samples come with the package foolbox, which is not installed. Run `make app`.")
+        raise ExitLensError(
+            "The bundled samples come with the package foolbox, which is not installed. Run `make app`."
+        )
     folder = Path(spec.submodule_search_locations[0]) / "data"
     files = sorted(folder.glob(f"{dataset.name}_[0-9][0-9]_*.png"))
     if not files:
-        raise ExitLensError(f"The installed foolbox holds no {dataset.name} samples. Install the version in requirements.txt.")
+        raise ExitLensError(
+            f"The installed foolbox holds no {dataset.name} samples. Install the version in requirements.txt."
+        )
     return files
 
 
@@ -258,25 +267,28 @@ def _open_samples(dataset: Dataset) -> ImageSet:
 
 def _open_parquet(dataset: Dataset, split: str, root: Path | None) -> ImageSet:
     shards = _shards(dataset, split, root)
-    tables = [_read_shard(shard) for shard in shards]
-    class_names = _class_names(dataset, shards[0])
     paths: list[str | None] = []
     encoded: list[bytes] = []
     labels: list[int] = []
-    for shard, table in zip(shards, tables, strict=True):
-        image_column = _column(table, ("img", "image"), shard)
-        label_column = _column(table, ("label", "fine_label", "labels"), shard)
-        for cell in table[image_column].to_pylist():
-            if not isinstance(cell, dict) or not cell.get("bytes"):
+    files: list[Path] = []  # of each row
+    for shard in shards:
+        cells, shard_labels = _read_shard(shard)
+        for cell in cells:
+            if not isinstance(cell, dict) or not isinstance(cell.get("bytes"), bytes):
                 raise ExitLensError(f"{shard} holds an image without bytes. Download the file again.")
+            path = cell.get("path")
             encoded.append(cell["bytes"])
-            paths.append(cell.get("path"))
-        labels.extend(table[label_column].to_pylist())
-    _check_labels(labels, dataset, shards[0])
+            paths.append(path if isinstance(path, str) else None)
+        _check_labels(shard_labels, dataset, shard)
+        labels.extend(shard_labels)
+        files.extend([shard] * len(shard_labels))
+    class_names = _class_names(dataset, shards[0])
     indices = _official_indices(paths, dataset, split, shards[0])
     keep = [row for row, index in enumerate(indices) if _belongs(index, dataset, split)]
+    if not keep:
+        raise ExitLensError(f"{shards[0]} holds no image of {dataset.name}:{split}. Use the complete set.")
     with ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda row: _decode(encoded[row], dataset, f"{shards[0]}, image {indices[row]}"), keep))
+        images = list(pool.map(lambda row: _decode(encoded[row], dataset, f"{files[row]}, image {indices[row]}"), keep))
     order = sorted(range(len(keep)), key=lambda position: indices[keep[position]])
     rows = [keep[position] for position in order]
     return ImageSet(
@@ -309,7 +321,8 @@ def _shards(dataset: Dataset, split: str, root: Path | None) -> list[Path]:
             f"{dataset.name}:{split} needs a data root. Set {DATA_ROOT_VARIABLE} to a folder that holds {wanted}."
         )
     folder = root / dataset.name
-    pattern = re.compile(rf"{stem}(?:-(\d+)-of-(\d+))?\.parquet")
+    # Older uploads end in a fingerprint: valid-00000-of-00001-70d52db3c749a935.parquet.
+    pattern = re.compile(rf"{stem}(?:-(\d+)-of-(\d+)(?:-[0-9a-f]{{16}})?)?\.parquet")
     by_folder: dict[Path, list[Path]] = {}
     for file in sorted(folder.rglob(f"{stem}*.parquet")) if folder.is_dir() else []:
         if pattern.fullmatch(file.name):
@@ -320,7 +333,7 @@ def _shards(dataset: Dataset, split: str, root: Path | None) -> list[Path]:
     places = [place for place in by_folder if len(place.parts) == shallowest]
     if len(places) > 1:
         raise ExitLensError(
-            f"{dataset.name}:{split} stands in {len(places)} folders ({', '.join(str(place) for place in places)}). Keep one."
+            f"{dataset.name}:{split} stands in {len(places)} folders ({', '.join(map(str, places))}). Keep one."
         )
     files = by_folder[places[0]]
     whole = [file for file in files if file.name == f"{stem}.parquet"]
@@ -338,14 +351,18 @@ def _shards(dataset: Dataset, split: str, root: Path | None) -> list[Path]:
 def _parquet_file(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ExitLensError(f"{path} is not a readable Parquet file ({error}). Download it again.") from error
 
 
-def _read_shard(path: Path) -> pa.Table:
+def _read_shard(path: Path) -> tuple[list[Any], list[Any]]:
+    """Image cells and labels of one file, as Python values whose types are still to be checked."""
     try:
-        return _parquet_file(path).read()
-    except (pa.ArrowException, OSError) as error:
+        table = _parquet_file(path).read()
+        image_column = _column(table, ("img", "image"), path)
+        label_column = _column(table, ("label", "fine_label", "labels"), path)
+        return table[image_column].to_pylist(), table[label_column].to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ExitLensError(f"{path} is damaged ({error}). Download it again.") from error
 
 
@@ -356,7 +373,7 @@ def _column(table: pa.Table, names: tuple[str, ...], path: Path) -> str:
     raise ExitLensError(f"{path} has the columns {', '.join(table.column_names)}; one of {', '.join(names)} is needed.")
 
 
-def _check_labels(labels: list[int], dataset: Dataset, path: Path) -> None:
+def _check_labels(labels: list[Any], dataset: Dataset, path: Path) -> None:
     wrong = [label for label in labels if not isinstance(label, int) or not 0 <= label < dataset.num_classes]
     if wrong or not labels:
         raise ExitLensError(
@@ -368,7 +385,7 @@ def _check_labels(labels: list[int], dataset: Dataset, path: Path) -> None:
 def _official_indices(paths: list[str | None], dataset: Dataset, split: str, file: Path) -> list[int]:
     """Official index of every row: from the stored path where there is one, else from the row of a complete set."""
     stem = _official_split(dataset, split)
-    found = [re.search(r"(?:^|/)(?:train|test|valid|val)_(\d+)\.\w+$", path or "") for path in paths]
+    found = [re.search(r"(?:^|/)(?:train|test|valid|val)_(\d{1,9})\.\w+$", path or "") for path in paths]
     indices = [int(match[1]) for match in found if match]
     num_official = dataset.num_test if split == "test" else dataset.num_train
     if len(indices) == len(paths) == len(set(indices)) and max(indices) < num_official:
@@ -378,28 +395,43 @@ def _official_indices(paths: list[str | None], dataset: Dataset, split: str, fil
             f"{file} holds {len(paths)} of {num_official} images and no paths such as {stem}_17.png that would say "
             "which. Use the complete set, or one whose paths hold the official index."
         )
+    if any(match and int(match[1]) != row for row, match in enumerate(found)):
+        raise ExitLensError(f"The image paths in {file} contradict the order of its rows. Download the file again.")
     return list(range(num_official))
 
 
 def _decode(encoded: bytes, dataset: Dataset, where: str) -> Tensor:
     try:
-        picture = Image.open(BytesIO(encoded)).convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        picture = Image.open(BytesIO(encoded), formats=IMAGE_FORMATS)
+        # The header's size is checked before a pixel is decoded: a damaged one may ask for gigabytes.
+        if picture.size != (dataset.image_size, dataset.image_size):
+            raise ExitLensError(
+                f"{where} is {picture.size[0]}x{picture.size[1]} pixels; {dataset.name} images are "
+                f"{dataset.image_size}x{dataset.image_size}. Use the original data set."
+            )
+        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+    except ExitLensError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
         raise ExitLensError(f"{where} is not a readable image ({error}). Download the file again.") from error
-    if picture.size != (dataset.image_size, dataset.image_size):
-        raise ExitLensError(
-            f"{where} is {picture.size[0]}x{picture.size[1]} pixels; {dataset.name} images are "
-            f"{dataset.image_size}x{dataset.image_size}. Use the original data set."
-        )
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
 def _class_names(dataset: Dataset, file: Path) -> tuple[str, ...]:
     if dataset.class_names:
         return dataset.class_names
-    schema = _parquet_file(file).schema_arrow.metadata or {}
-    features = json.loads(schema.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    names = features.get("label", {}).get("names") or [f"class {index}" for index in range(dataset.num_classes)]
-    words_file = file.parent / "class_names.json"
-    words = json.loads(words_file.read_text()) if words_file.is_file() else {}
-    return tuple(words.get(name, name).split(",")[0] for name in names)
+    metadata = _parquet_file(file).schema_arrow.metadata or {}
+    place = file
+    try:
+        info = json.loads(metadata.get(b"huggingface", b"{}"))
+        label = info.get("info", {}).get("features", {}).get("label", {})
+        names = label.get("names") or [f"class {index}" for index in range(dataset.num_classes)]
+        place = file.parent / "class_names.json"
+        words = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+        class_names = tuple(words.get(name, name).split(",")[0] for name in names)
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise ExitLensError(f"The class names in {place} cannot be read ({error}). Download it again.") from error
+    if len(class_names) != dataset.num_classes:
+        raise ExitLensError(
+            f"{file} names {len(class_names)} classes; {dataset.name} has {dataset.num_classes}. Download it again."
+        )
+    return class_names

@@ -12,6 +12,7 @@ from core.models import ExitModel
 
 Fallback = Literal["final", "most_confident"]
 NEAR_THRESHOLD = 1e-5
+_NOT_FINITE = "The model returned numbers that are not finite. Check its weights and the images."
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def decide(logits: Tensor, policy: ExitPolicy) -> ExitDecisions:
     if logits.ndim != 3:
         raise ExitLensError(f"Logits have shape {tuple(logits.shape)}; (images, exits, classes) is needed.")
     if not torch.isfinite(logits).all():
-        raise ExitLensError("The model returned numbers that are not finite. Check its weights and the images.")
+        raise ExitLensError(_NOT_FINITE)
     return decide_from_confidences(confidences(logits), logits.argmax(dim=-1), policy)
 
 
@@ -115,6 +116,9 @@ def run_dynamic(model: ExitModel, images: Tensor, policy: ExitPolicy) -> ExitDec
     Returns:
         The same decisions as ``decide(model(images), policy)``, but where a confidence lies within
         ``NEAR_THRESHOLD`` of the threshold: float32 logits move with the batch size.
+
+    Raises:
+        ExitLensError: If a logit that was computed is not finite.
     """
     num_images, last = len(images), model.num_exits - 1
     whole = torch.zeros(num_images, dtype=torch.long, device=images.device)
@@ -124,7 +128,10 @@ def run_dynamic(model: ExitModel, images: Tensor, policy: ExitPolicy) -> ExitDec
     features = model.begin(images)
     for exit_index in range(model.num_exits):
         features = model.advance(features, exit_index)
-        sure, predicted = model.classify(features, exit_index).softmax(dim=-1).max(dim=-1)
+        logits = model.classify(features, exit_index)
+        if not torch.isfinite(logits).all():
+            raise ExitLensError(_NOT_FINITE)
+        sure, predicted = logits.softmax(dim=-1).max(dim=-1)
         leaves = sure >= policy.threshold
         if exit_index == last:
             leaves = torch.ones_like(leaves)

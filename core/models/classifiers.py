@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from core.errors import ExitLensError
+
 POOLED_SIDE = 4
 
 
@@ -29,7 +31,8 @@ class ExitClassifier(nn.Module):
             # Reductions over unfolded windows: compiled, they train a sixth faster than the pooling kernels.
             windows = features.unflatten(3, (-1, self.window)).unflatten(2, (-1, self.window))
             features = self.mix * windows.amax((3, 5)) + (1 - self.mix) * windows.mean((3, 5))
-        return self.linear(features.flatten(1))
+        logits: Tensor = self.linear(features.flatten(1))
+        return logits
 
 
 class Backbone(nn.Module):
@@ -97,6 +100,8 @@ class ExitNetwork(nn.Module):
 
     def run_until(self, images: Tensor, exit_index: int) -> Tensor:
         """Logits (N, C) of one exit; later layers and the other exits' classifiers are not computed."""
+        if not 0 <= exit_index < self.num_exits:
+            raise ExitLensError(f"There is no exit with index {exit_index}; give one of 0 to {self.num_exits - 1}.")
         features = self.begin(images)
         for index in range(exit_index + 1):
             features = self.advance(features, index)
@@ -104,7 +109,8 @@ class ExitNetwork(nn.Module):
 
     def begin(self, images: Tensor) -> Tensor:
         """Normalised images through the stem."""
-        return self.backbone.stem((images - self.mean) / self.std)
+        features: Tensor = self.backbone.stem((images - self.mean) / self.std)
+        return features
 
     def advance(self, features: Tensor, exit_index: int) -> Tensor:
         """Runs the blocks between the exit before ``exit_index`` and that exit."""
@@ -116,7 +122,8 @@ class ExitNetwork(nn.Module):
     def classify(self, features: Tensor, exit_index: int) -> Tensor:
         """Logits (N, C) of an exit from its features."""
         classifier = self.exits[exit_index] if exit_index < len(self.exits) else self.backbone.tail
-        return classifier(features)
+        logits: Tensor = classifier(features)
+        return logits
 
     @torch.no_grad()
     def _exit_classifiers(self, num_classes: int, image_size: int) -> list[ExitClassifier]:

@@ -10,25 +10,27 @@ class ExitModel(Protocol):
 
     Images are (N, 3, H, W) in [0, 1]; normalisation happens inside. Loaded models are shared between
     threads: eval mode, frozen parameters, never changed.
-
-    Attributes:
-        num_exits: K, the final exit counted.
-        num_classes: C.
-        exit_layers: Name of the layer that feeds each exit, K of them.
-        exit_costs: Cost fraction of leaving at each exit, K of them, rising to 1.
     """
 
     @property
-    def num_exits(self) -> int: ...
+    def num_exits(self) -> int:
+        """K, the final exit counted."""
+        ...
 
     @property
-    def num_classes(self) -> int: ...
+    def num_classes(self) -> int:
+        """C."""
+        ...
 
     @property
-    def exit_layers(self) -> tuple[str, ...]: ...
+    def exit_layers(self) -> tuple[str, ...]:
+        """Name of the layer that feeds each exit, K of them."""
+        ...
 
     @property
-    def exit_costs(self) -> tuple[float, ...]: ...
+    def exit_costs(self) -> tuple[float, ...]:
+        """Cost fraction of leaving at each exit, K of them, rising to 1."""
+        ...
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits of all exits, (N, K, C)."""

@@ -1,7 +1,6 @@
 """The training loop: compiled, 16-bit where the processor has it, resumable after every epoch."""
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ def train(
     """
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.architecture, recipe.dataset, recipe.exit_positions)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     optimizer = _optimizer(model, recipe)
     state_file = (state_folder or STATE_FOLDER.expanduser()) / recipe.name / "state.pt"
     first_epoch, seconds = _restore(state_file, recipe, model, optimizer)
@@ -169,9 +168,7 @@ def _has_fast_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def _restore(
-    state_file: Path, recipe: Recipe, model: ExitNetwork, optimizer: torch.optim.SGD
-) -> tuple[int, float]:
+def _restore(state_file: Path, recipe: Recipe, model: ExitNetwork, optimizer: torch.optim.SGD) -> tuple[int, float]:
     if not state_file.is_file():
         return 0, 0.0
     state: dict[str, Any] = torch.load(state_file, weights_only=True, map_location="cpu")
@@ -199,4 +196,4 @@ def _save(
         "seconds": seconds,
     }
     torch.save(state, partial)
-    os.replace(partial, state_file)
+    partial.replace(state_file)

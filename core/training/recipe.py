@@ -102,9 +102,8 @@ def load_recipe(name_or_path: str) -> Recipe:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
         unknown = set(fields) - set(Recipe.__dataclass_fields__)
         if unknown:
-            raise ExitLensError(
-                f"{path} has the unknown fields {', '.join(sorted(unknown))}. Known: {', '.join(Recipe.__dataclass_fields__)}."
-            )
+            known = ", ".join(Recipe.__dataclass_fields__)
+            raise ExitLensError(f"{path} has the unknown fields {', '.join(sorted(unknown))}. Known: {known}.")
         return TypeAdapter(Recipe).validate_python(fields)
     except ValidationError as error:
         first = error.errors()[0]

@@ -1,0 +1,240 @@
+"""The command line: ``python -m core COMMAND --help``."""
+
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from core.errors import Cancelled, ExitLensError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """The models that are ready, with test accuracy and cost at every exit."""
+    from core.checkpoints import list_models, load_card
+
+    cards = [load_card(name) for name in list_models()]
+    if as_json:
+        rows = [
+            {
+                "name": card.name,
+                "dataset": card.dataset,
+                "architecture": card.architecture,
+                "kind": card.kind,
+                "num_exits": card.num_exits,
+                "test_accuracy": [share.value for share in card.test],
+                "num_test_images": card.test[0].num_images,
+                "exit_costs": list(card.exit_costs),
+            }
+            for card in cards
+        ]
+        print(json.dumps({"models": rows}))
+        return
+    for card in cards:
+        print(f"{card.name}: {card.num_exits} exits, {card.num_parameters:,} parameters")
+        accuracy = "  ".join(f"{100 * share.value:.1f} %" for share in card.test)
+        print(f"  accuracy  {accuracy}  (n = {card.test[0].num_images:,}, {card.test_set})")
+        print(f"  cost      {'  '.join(f'{100 * cost:.1f} %' for cost in card.exit_costs)}")
+
+
+@app.command()
+def data(as_json: AsJson = False) -> None:
+    """The image sets that can be opened here, and why the others cannot."""
+    from core.data import list_image_sets
+
+    statuses = list_image_sets()
+    if as_json:
+        print(json.dumps({"image_sets": [asdict(status) for status in statuses]}))
+        return
+    for status in statuses:
+        print(f"{status.name:24} {f'{status.num_images:,} images' if status.is_ready else status.problem}")
+
+
+@app.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Models; all of them without.")] = None,
+    images: Annotated[str, typer.Option(help="The image set that the cards were measured on.")] = "cifar10:test",
+    as_json: AsJson = False,
+) -> None:
+    """Measure the accuracies on the cards again; exit status 1 where one does not agree."""
+    from core import checkpoints
+    from core.data import open_image_set
+
+    image_set = open_image_set(images)
+    wanted = names or [
+        name for name in checkpoints.list_models() if checkpoints.load_card(name).dataset == image_set.dataset
+    ]
+    if not wanted:
+        raise ExitLensError(f"There is no model of {image_set.dataset} in {checkpoints.checkpoints_folder()}.")
+    outcomes = [checkpoints.verify(name, image_set) for name in tqdm(wanted, disable=as_json, file=sys.stderr)]
+    if as_json:
+        print(json.dumps({"models": [{**asdict(outcome), "agrees": outcome.agrees} for outcome in outcomes]}))
+    else:
+        for outcome in outcomes:
+            pairs = zip(outcome.card, outcome.measured, strict=True)
+            shown = "  ".join(f"{old.value:.4f}/{new.value:.4f}" for old, new in pairs)
+            print(f"{outcome.name}: {'agrees' if outcome.agrees else 'DIFFERS'} (card/measured per exit) {shown}")
+    if not all(outcome.agrees for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
+    out: Annotated[Path | None, typer.Option(help="Where the finished model goes; checkpoints/ without.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Where unfinished trainings lie; the user's cache without.")
+    ] = None,
+    compiled: Annotated[bool, typer.Option(help="Compile the network; needs a C++ compiler.")] = True,
+) -> None:
+    """Train a model, going on where an earlier run stopped, and write its weights and card."""
+    from core.checkpoints import save_model
+    from core.data import open_image_set
+    from core.training.finish import finish
+    from core.training.loop import Epoch
+    from core.training.loop import train as run_training
+    from core.training.recipe import load_recipe
+
+    chosen = load_recipe(recipe)
+    training, validation = (open_image_set(f"{chosen.dataset}:{split}") for split in ("train", "validation"))
+    test = open_image_set(f"{chosen.dataset}:test")
+    bar = tqdm(unit="step", file=sys.stderr)
+
+    def on_step(step: int, num_steps: int) -> None:
+        bar.total = num_steps
+        bar.n = step
+        bar.update(0)
+
+    def on_epoch(epoch: Epoch) -> None:
+        accuracy = " ".join(f"{value:.3f}" for value in epoch.validation_accuracy)
+        tqdm.write(
+            f"epoch {epoch.number}/{epoch.num_epochs}  loss {epoch.mean_loss:.3f}  validation {accuracy}  "
+            f"{epoch.seconds:.0f} s",
+            file=sys.stderr,
+        )
+
+    model, seconds = run_training(
+        chosen, training, validation, state_folder=state, compiled=compiled, on_step=on_step, on_epoch=on_epoch
+    )
+    bar.close()
+    payload, card = finish(chosen, model, seconds, validation, test)
+    print(f"Wrote {save_model(payload, card, out)}: final exit {100 * card.test[-1].value:.2f} % on {card.test_set}.")
+
+
+@app.command()
+def attack(
+    model: Annotated[str, typer.Option(help="A model of `python -m core models`.")],
+    images: Annotated[str, typer.Option(help="Such as cifar10:test:0-99 or cifar10:samples.")],
+    out: Annotated[Path, typer.Option(help="Folder for perturbations, tables and summary.")],
+    attack: Annotated[str, typer.Option(help="fgsm, pgd or mi-fgsm.")] = "pgd",
+    epsilon: Annotated[str, typer.Option(help="Radius, such as 8/255 or 0.03.")] = "8/255",
+    step_size: Annotated[str | None, typer.Option(help="Length of a step; the preset's without.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps; the preset's without.")] = None,
+    decay: Annotated[float | None, typer.Option(help="Momentum; the preset's without.")] = None,
+    random_start: Annotated[bool, typer.Option(help="Start inside the ball instead of at the image.")] = False,
+    objective: Annotated[str, typer.Option(help="taken, final, mean, or exit-1 … exit-K.")] = "taken",
+    goal_class: Annotated[int | None, typer.Option(help="Class to reach, 0-based: a targeted attack.")] = None,
+    stop_when_fooled: Annotated[bool, typer.Option(help="Leave each image alone once it is fooled.")] = False,
+    threshold: Annotated[float, typer.Option(help="Confidence that is enough to leave.")] = 0.9,
+    fallback: Annotated[str, typer.Option(help="When no exit is sure: final or most_confident.")] = "final",
+    seed: Annotated[int, typer.Option(help="Draws random starts.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Attack images on one model; write perturbations, tables and a summary."""
+    from core.attacks.spec import PRESETS
+    from core.checkpoints import load_model
+    from core.data import open_image_set
+    from core.exits import ExitPolicy
+    from core.experiment import ExperimentSpec, attack_for, run_experiment
+    from core.export import experiment_summary, write_experiment
+
+    if attack not in PRESETS:
+        raise ExitLensError(f"Unknown attack {attack!r}. Choose one of {', '.join(PRESETS)}.")
+    kind, exit_index = _parse_objective(objective)
+    chosen: dict[str, Any] = {"step_size": _parse_length(step_size), "num_steps": steps, "decay": decay}
+    fields = {name: value for name, value in chosen.items() if value is not None}
+    spec = PRESETS[attack](
+        epsilon=_parse_length(epsilon),
+        random_start=random_start,
+        objective=kind,
+        exit_index=exit_index,
+        goal_class=goal_class,
+        stop_when_fooled=stop_when_fooled,
+        seed=seed,
+        **fields,
+    )
+    policy = ExitPolicy(threshold, fallback)  # type: ignore[arg-type]
+    network, card = load_model(model)
+    image_set = open_image_set(images)
+    if image_set.dataset != card.dataset:
+        raise ExitLensError(f"{model} knows {card.dataset}; {images} are images of {image_set.dataset}.")
+    spec.check_model(card.num_exits, card.num_classes)
+    asked = ExperimentSpec(images, model, attack_for(card, spec), policy)
+    with tqdm(total=100, unit="%", disable=as_json, file=sys.stderr) as bar:
+
+        def on_progress(progress: Any) -> None:
+            bar.n = round(100 * progress.share)
+            bar.update(0)
+
+        experiment = run_experiment(
+            asked, image_set, {model: (network, card)}, on_progress=on_progress, cancel=_cancel_on_interrupt()
+        )
+    summary = experiment_summary(experiment, policy)
+    write_experiment(experiment, policy, out)
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        print(f"{summary['attack']}: {summary['headline']}\nWrote {out}.")
+
+
+def _parse_length(text: str | None) -> float | None:
+    if text is None:
+        return None
+    numerator, _, denominator = text.partition("/")
+    try:
+        return float(numerator) / (float(denominator) if denominator else 1.0)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ExitLensError(f"Cannot read the pixel length {text!r}. Write 8/255 or 0.03.") from error
+
+
+def _parse_objective(text: str) -> tuple[str, int | None]:
+    if not text.startswith("exit-"):
+        return text, None
+    number = text.removeprefix("exit-")
+    if not number.isdigit() or number == "0":
+        raise ExitLensError(f"Unknown objective {text!r}. Write taken, final, mean, or exit-1, exit-2 …")
+    return "exit", int(number) - 1
+
+
+def _cancel_on_interrupt() -> threading.Event:
+    token = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: token.set())
+    return token
+
+
+def main(run: Callable[[], None] = app) -> None:
+    """Runs a command; an error that users may see becomes one sentence and exit status 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        run()
+    except ExitLensError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Cancelled:
+        print("Cancelled; nothing was written.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

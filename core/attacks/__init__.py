@@ -1,0 +1,6 @@
+"""Attacks on exits: specs, objectives, the sign-step loop, success rules and the one function that runs them."""
+
+from core.attacks.run import AttackProgress, AttackResult, attack
+from core.attacks.spec import PRESETS, LinfAttack
+
+__all__ = ["PRESETS", "AttackProgress", "AttackResult", "LinfAttack", "attack"]

@@ -1,0 +1,257 @@
+"""Models on disk: ``weights.safetensors`` beside a ``card.json`` that says what they are and how good."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from core.data import ImageSet
+from core.errors import ExitLensError
+from core.evaluation import exit_logits
+from core.metrics import OperatingPoint, Rate, rate
+from core.models import ARCHITECTURES, build_model
+from core.models.classifiers import ExitNetwork
+
+FOLDER_VARIABLE = "EXITLENS_CHECKPOINTS"
+WEIGHTS_FILE = "weights.safetensors"
+CARD_FILE = "card.json"
+Storage = Literal["float32", "float16"]
+
+# A card is right when re-measured accuracies agree to three decimals: float32 sums differ between machines.
+ROUNDING = 5e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """Everything about a finished model that is not a weight.
+
+    Attributes:
+        name: Also the folder.
+        dataset: Trained on.
+        architecture: Key of the registry.
+        kind: ``static`` or ``early-exit``.
+        exit_positions: Blocks with an early exit after them.
+        exit_layers: Layer that feeds each exit, K of them.
+        exit_costs: Cost fraction of each exit, K of them.
+        num_parameters: Trainable numbers.
+        num_classes: Classes.
+        class_names: One per class.
+        image_size: Side in pixels.
+        mean: Per-channel mean that the network subtracts.
+        std: Per-channel deviation that it divides by.
+        storage: Number format of the weight matrices in the file; all the rest is float32.
+        weights_sha256: Of the weights file.
+        test: Accuracy of every exit on the test images, measured once, after the round trip through the file.
+        test_set: The image set of ``test``.
+        validation_accuracy: Share right of every exit on the validation images.
+        operating_points: Chosen on validation; none for static models.
+        temperatures: Per exit, folded into its linear layer after training; empty when none were fitted.
+        recipe: All fields of the recipe.
+        seed: Of the recipe.
+        training_seconds: Wall-clock of all epochs.
+        versions: Of Python and the packages that made it.
+        machine: Processor, cores and threads that made it.
+    """
+
+    name: str
+    dataset: str
+    architecture: str
+    kind: Literal["static", "early-exit"]
+    exit_positions: tuple[int, ...]
+    exit_layers: tuple[str, ...]
+    exit_costs: tuple[float, ...]
+    num_parameters: int
+    num_classes: int
+    class_names: tuple[str, ...]
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    storage: Storage
+    weights_sha256: str
+    test: tuple[Rate, ...]
+    test_set: str
+    validation_accuracy: tuple[float, ...]
+    operating_points: tuple[OperatingPoint, ...]
+    temperatures: tuple[float, ...]
+    recipe: dict[str, Any]
+    seed: int
+    training_seconds: float
+    versions: dict[str, str]
+    machine: dict[str, str]
+
+    @property
+    def num_exits(self) -> int:
+        """K, the final exit counted."""
+        return len(self.exit_costs)
+
+    @property
+    def label(self) -> str:
+        """Name on screen, such as ``ResNet-56 early-exit``."""
+        return f"{ARCHITECTURES[self.architecture].label} {self.kind}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A card's accuracies measured again.
+
+    Attributes:
+        name: Of the model.
+        image_set: Measured on.
+        card: Accuracy of every exit as the card has it.
+        measured: Accuracy of every exit now.
+    """
+
+    name: str
+    image_set: str
+    card: tuple[Rate, ...]
+    measured: tuple[Rate, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """True when every exit agrees to three decimals on equally many images."""
+        return all(
+            old.num_images == new.num_images and abs(old.value - new.value) <= ROUNDING
+            for old, new in zip(self.card, self.measured, strict=True)
+        )
+
+
+def checkpoints_folder() -> Path:
+    """Where models lie: ``checkpoints/`` of the project, or the folder that ``EXITLENS_CHECKPOINTS`` names."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or Path(__file__).parents[1] / "checkpoints")
+
+
+def list_models(folder: Path | None = None) -> list[str]:
+    """Names of all models that have a card, sorted."""
+    return sorted(card.parent.name for card in (folder or checkpoints_folder()).glob(f"*/{CARD_FILE}"))
+
+
+def load_card(name: str, folder: Path | None = None) -> ModelCard:
+    """Reads a model's card.
+
+    Raises:
+        ExitLensError: If there is no such model or its card is damaged; the message names the file.
+    """
+    root = folder or checkpoints_folder()
+    path = root / name / CARD_FILE
+    if not path.is_file():
+        known = ", ".join(list_models(root)) or "none"
+        raise ExitLensError(f"There is no model {name!r} ({path} is missing). Models here: {known}.")
+    try:
+        card = TypeAdapter(ModelCard).validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        problem = error.errors()[0] if isinstance(error, ValidationError) else None
+        detail = f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}" if problem else str(error)
+        raise ExitLensError(f"{path} is damaged ({detail}). Restore the file or train the model again.") from error
+    if card.name != name:
+        raise ExitLensError(
+            f"{path} is the card of {card.name!r}, not of {name!r}. Rename the folder or restore the file."
+        )
+    return card
+
+
+def load_model(name: str, folder: Path | None = None) -> tuple[ExitNetwork, ModelCard]:
+    """Loads a model to be shared and never changed: eval mode, frozen, float32.
+
+    Args:
+        name: A folder of ``checkpoints/``.
+        folder: Another place than ``checkpoints_folder()``.
+
+    Returns:
+        The network and its card.
+
+    Raises:
+        ExitLensError: If a file is missing, damaged or belongs to another model; the message names it.
+    """
+    card = load_card(name, folder)
+    path = (folder or checkpoints_folder()) / name / WEIGHTS_FILE
+    try:
+        payload = path.read_bytes()
+    except OSError as error:
+        raise ExitLensError(f"{path} cannot be read ({error.strerror}). Restore the file.") from error
+    digest = hashlib.sha256(payload).hexdigest()
+    # The format itself loads flipped bytes without complaint.
+    if digest != card.weights_sha256:
+        raise ExitLensError(
+            f"{path} is damaged or belongs to another model: its sha256 is {digest[:12]}…, the card says "
+            f"{card.weights_sha256[:12]}…. Restore the file."
+        )
+    model = build_model(card.architecture, card.dataset, card.exit_positions)
+    try:
+        unpack_weights(model, payload)
+    except (SafetensorError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise ExitLensError(
+            f"{path} does not fit {card.architecture} with {card.num_exits} exits ({first})."
+        ) from error
+    if [round(cost, 6) for cost in model.exit_costs] != [round(cost, 6) for cost in card.exit_costs]:
+        raise ExitLensError(f"{path.parent / CARD_FILE} names other exit costs than the network has. Restore the file.")
+    return model.eval().requires_grad_(False), card
+
+
+def pack_weights(model: ExitNetwork, storage: Storage) -> bytes:
+    """The model's state as a safetensors file; only weight matrices are narrowed, never norms or buffers."""
+    narrow = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
+    dtype = torch.float16 if storage == "float16" else torch.float32
+    state = {
+        key: (tensor.to(dtype) if key in narrow else tensor).detach().contiguous()
+        for key, tensor in model.state_dict().items()
+    }
+    return save_tensors(state)
+
+
+def unpack_weights(model: ExitNetwork, payload: bytes) -> None:
+    """Puts a packed state into a model, as loading does."""
+    state = load_tensors(payload)
+    model.load_state_dict(
+        {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    )
+
+
+def save_model(payload: bytes, card: ModelCard, folder: Path | None = None) -> Path:
+    """Writes ``checkpoints/NAME/``: first the weights, then the card that makes them count.
+
+    Returns:
+        The model's folder.
+    """
+    place = (folder or checkpoints_folder()) / card.name
+    place.mkdir(parents=True, exist_ok=True)
+    for name, content in ((WEIGHTS_FILE, payload), (CARD_FILE, card_json(card).encode())):
+        partial = place / f"{name}.partial"
+        partial.write_bytes(content)
+        partial.replace(place / name)
+    return place
+
+
+def card_json(card: ModelCard) -> str:
+    """A card as the text of its file."""
+    return json.dumps(asdict(card), indent=2, ensure_ascii=False) + "\n"
+
+
+def accuracies(logits: Tensor, labels: Tensor) -> tuple[Rate, ...]:
+    """Accuracy of every exit, K rates, from logits (N, K, C)."""
+    right = logits.argmax(dim=-1) == labels[:, None]
+    return tuple(rate(int(count), len(labels)) for count in right.sum(dim=0))
+
+
+def verify(name: str, image_set: ImageSet, folder: Path | None = None) -> Verification:
+    """Measures a model's accuracies again.
+
+    Raises:
+        ExitLensError: If the card was measured on another image set.
+    """
+    model, card = load_model(name, folder)
+    if image_set.name != card.test_set or len(image_set) != card.test[0].num_images:
+        raise ExitLensError(
+            f"The card of {name} was measured on {card.test[0].num_images} images of {card.test_set}; "
+            f"{len(image_set)} images of {image_set.name} cannot verify it."
+        )
+    return Verification(name, image_set.name, card.test, accuracies(exit_logits(model, image_set), image_set.labels))

@@ -1,0 +1,157 @@
+"""Numbers: rates with intervals, exit shift, cost, operating points."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import binomtest
+from torch import Tensor
+
+from core.exits import ExitPolicy, confidences, decide_from_confidences
+
+THRESHOLDS = tuple(step / 100 for step in range(101))
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of images with its 95 % Wilson interval.
+
+    Attributes:
+        num_hits: Images that count.
+        num_images: The denominator.
+        value: ``num_hits / num_images`` in [0, 1]; NaN when the denominator is 0.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+    """
+
+    num_hits: int
+    num_images: int
+    value: float
+    low: float
+    high: float
+
+
+def rate(num_hits: int, num_images: int) -> Rate:
+    """The share ``num_hits`` of ``num_images`` with its 95 % Wilson interval.
+
+    Raises:
+        ValueError: If the hits are negative or more than the images.
+    """
+    if not 0 <= num_hits <= num_images:
+        raise ValueError(f"{num_hits} hits of {num_images} images make no rate.")
+    if num_images == 0:
+        return Rate(0, 0, float("nan"), 0.0, 1.0)
+    interval = binomtest(num_hits, num_images).proportion_ci(0.95, "wilson")
+    return Rate(num_hits, num_images, num_hits / num_images, float(interval.low), float(interval.high))
+
+
+def rate_of(hits: Tensor, among: Tensor | None = None) -> Rate:
+    """Share of True in ``hits`` (N,), counted only where ``among`` (N,) is True."""
+    counted = torch.ones_like(hits) if among is None else among
+    return rate(int((hits & counted).sum()), int(counted.sum()))
+
+
+def exit_shift(clean: Tensor, adversarial: Tensor) -> Tensor:
+    """How many exits later each image leaves once attacked.
+
+    Args:
+        clean: Computed exit of each unmodified image, (N,), 0-based.
+        adversarial: Computed exit of the same images after the attack, (N,).
+
+    Returns:
+        (N,) whole numbers; negative where the attack made an image leave sooner.
+
+    Raises:
+        ValueError: If the two differ in length.
+    """
+    if clean.shape != adversarial.shape:
+        raise ValueError(f"{len(clean)} clean and {len(adversarial)} adversarial exits cannot be compared.")
+    return adversarial - clean
+
+
+def shift_counts(shift: Tensor) -> tuple[int, int, int]:
+    """How many images leave earlier, at the same exit and later."""
+    return int((shift < 0).sum()), int((shift == 0).sum()), int((shift > 0).sum())
+
+
+def exit_shares(computed_exit: Tensor, num_exits: int) -> list[float]:
+    """Share of images whose last computed exit is each of the K exits; sums to 1."""
+    counts = torch.bincount(computed_exit.cpu(), minlength=num_exits)
+    return (counts.double() / max(len(computed_exit), 1)).tolist()
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold chosen on validation, and what it does there.
+
+    Attributes:
+        name: Why it was chosen, such as ``loses_1_percent``.
+        threshold: The confidence that is enough to leave.
+        accuracy: Share of images whose answer is right.
+        mean_cost: Mean cost fraction.
+        exit_shares: Share of images that leave at each exit.
+        num_images: Images it was measured on.
+    """
+
+    name: str
+    threshold: float
+    accuracy: float
+    mean_cost: float
+    exit_shares: tuple[float, ...]
+    num_images: int
+
+
+def operating_curve(logits: Tensor, labels: Tensor, exit_costs: Sequence[float]) -> list[OperatingPoint]:
+    """Accuracy and cost at the thresholds 0.00, 0.01 … 1.00, fallback ``final``.
+
+    Args:
+        logits: (N, K, C).
+        labels: (N,).
+        exit_costs: Cost fraction of each exit, K of them.
+    """
+    confidence, predicted = confidences(logits), logits.argmax(dim=-1)
+    points = []
+    for threshold in THRESHOLDS:
+        decisions = decide_from_confidences(confidence, predicted, ExitPolicy(threshold))
+        points.append(
+            OperatingPoint(
+                f"threshold_{threshold:.2f}",
+                threshold,
+                (decisions.prediction == labels).double().mean().item(),
+                decisions.costs(exit_costs).mean().item(),
+                tuple(exit_shares(decisions.computed_exit, len(exit_costs))),
+                len(labels),
+            )
+        )
+    return points
+
+
+def operating_points(logits: Tensor, labels: Tensor, exit_costs: Sequence[float]) -> tuple[OperatingPoint, ...]:
+    """The thresholds at which models are compared, chosen on these (validation) logits.
+
+    ``loses_P_percent`` is the lowest threshold from which on every higher one keeps more than 1 - P/100 of
+    the final exit's accuracy; ``half_cost`` the one with mean cost nearest to 0.5; 0.9 is always there.
+
+    Args:
+        logits: (N, K, C).
+        labels: (N,).
+        exit_costs: Cost fraction of each exit, K of them.
+
+    Returns:
+        The points; none for a static model, which has nothing to choose.
+    """
+    if len(exit_costs) == 1:
+        return ()
+    curve = operating_curve(logits, labels, exit_costs)
+    final = (logits[:, -1].argmax(dim=-1) == labels).double().mean().item()
+    chosen = []
+    for percent in (1, 5, 15):
+        enough = [point.accuracy > final * (1 - percent / 100) for point in curve]
+        lowest = max((index + 1 for index, fine in enumerate(enough) if not fine), default=0)
+        chosen.append((f"loses_{percent}_percent", curve[min(lowest, len(curve) - 1)]))
+    chosen.append(("half_cost", min(curve, key=lambda point: abs(point.mean_cost - 0.5))))
+    chosen.append(("threshold_0.90", curve[90]))
+    return tuple(
+        OperatingPoint(name, point.threshold, point.accuracy, point.mean_cost, point.exit_shares, point.num_images)
+        for name, point in chosen
+    )

@@ -1,0 +1,272 @@
+"""Tidy tables with declared columns: what figures, downloads, reports and tests all read."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from core.attacks.run import AttackResult
+from core.attacks.success import SUCCESS_RULES, Case
+from core.exits import ExitDecisions, ExitPolicy, decide
+from core.experiment import Experiment
+from core.metrics import rate
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """The columns of a table, in order, with their kinds.
+
+    Attributes:
+        name: Of the table.
+        row: What one row is.
+        columns: Name to kind: ``text``, ``whole``, ``number`` or ``truth``.
+    """
+
+    name: str
+    row: str
+    columns: dict[str, str]
+
+    def check(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Returns the frame with its columns in order.
+
+        Raises:
+            ValueError: If a column is missing, unknown or of another kind.
+        """
+        if set(frame.columns) != set(self.columns):
+            difference = set(frame.columns) ^ set(self.columns)
+            raise ValueError(f"Table {self.name}: columns {sorted(difference)} are missing or unknown.")
+        for column, kind in self.columns.items():
+            if not _KINDS[kind](frame[column].dtype):
+                raise ValueError(f"Table {self.name}: {column} is {frame[column].dtype}, not a {kind}.")
+        return frame[list(self.columns)]
+
+
+_KINDS = {
+    "text": lambda dtype: pd.api.types.is_string_dtype(dtype),
+    "whole": lambda dtype: pd.api.types.is_integer_dtype(dtype),
+    "number": lambda dtype: pd.api.types.is_float_dtype(dtype),
+    "truth": lambda dtype: pd.api.types.is_bool_dtype(dtype),
+}
+_STATE = {
+    "answered_exit": "whole",
+    "computed_exit": "whole",
+    "prediction": "whole",
+    "confidence": "number",
+    "cost": "number",
+}
+
+DECISIONS = TableSchema(
+    "decisions",
+    "one image, attacked on one model (source) and shown to one model (target)",
+    {
+        "image_id": "text",
+        "pixel_hash": "text",
+        "label": "whole",
+        "source": "text",
+        "target": "text",
+        "attack": "text",
+        "epsilon": "number",
+        "made_at": "number",
+        "threshold": "number",
+        "fallback": "text",
+        **{f"clean_{field}": kind for field, kind in _STATE.items()},
+        **{f"adversarial_{field}": kind for field, kind in _STATE.items()},
+        "exit_shift": "whole",
+        "success_rule": "text",
+        "attackable": "truth",
+        "succeeded": "truth",
+        "linf": "number",
+        "l2": "number",
+        "precision": "text",
+    },
+)
+EXITS = TableSchema(
+    "exits",
+    "one exit's view of one image, clean or adversarial",
+    {
+        "image_id": "text",
+        "source": "text",
+        "target": "text",
+        "state": "text",
+        "exit_index": "whole",
+        "predicted": "whole",
+        "confidence": "number",
+        "true_probability": "number",
+        "right": "truth",
+    },
+)
+STEPS = TableSchema(
+    "steps",
+    "one exit's view of one image at one step of the attack; step 0 is the start",
+    {
+        "image_id": "text",
+        "source": "text",
+        "step": "whole",
+        "exit_index": "whole",
+        "predicted": "whole",
+        "confidence": "number",
+        "true_probability": "number",
+        "loss": "number",
+        "made_at_exit": "whole",
+    },
+)
+TRANSFER = TableSchema(
+    "transfer",
+    "one source and one target",
+    {
+        "source": "text",
+        "target": "text",
+        "success_rule": "text",
+        "denominator": "text",
+        "num_fooled": "whole",
+        "num_images": "whole",
+        "rate": "number",
+        "low": "number",
+        "high": "number",
+    },
+)
+SCHEMAS = (DECISIONS, EXITS, STEPS, TRANSFER)
+
+
+def decisions_table(experiment: Experiment, policy: ExitPolicy) -> pd.DataFrame:
+    """Every image under a policy, for every source and target: schema ``DECISIONS``.
+
+    Distances are those of the stored perturbations, in pixels of [0, 1] (``l2``: over the whole image).
+    """
+    parts = []
+    image_set = experiment.image_set
+    for (source, target), logits in experiment.logits.items():
+        result = experiment.results[source]
+        clean_logits = experiment.results[target].clean_logits
+        clean, adversarial = decide(clean_logits, policy), decide(logits, policy)
+        rule = SUCCESS_RULES[result.spec.success_rule if source == target else _transfer_rule(result)]
+        case = Case(clean_logits, logits, image_set.labels, policy, result.spec.goal_class)
+        change = (result.adversarial - result.images).flatten(1).double()
+        costs = experiment.cards[target].exit_costs
+        parts.append(
+            pd.DataFrame(
+                {
+                    "image_id": image_set.image_ids,
+                    "pixel_hash": image_set.pixel_hashes,
+                    "label": image_set.labels.numpy(),
+                    "source": source,
+                    "target": target,
+                    "attack": result.spec.label,
+                    "epsilon": result.spec.epsilon,
+                    "made_at": result.made_at.threshold,
+                    "threshold": float(policy.threshold),
+                    "fallback": policy.fallback,
+                    **_decision_columns("clean", clean, costs),
+                    **_decision_columns("adversarial", adversarial, costs),
+                    "exit_shift": (adversarial.computed_exit - clean.computed_exit).numpy(),
+                    "success_rule": rule.name,
+                    "attackable": rule.attackable(case).numpy(),
+                    "succeeded": rule.succeeded(case).numpy(),
+                    "linf": change.abs().amax(1).numpy(),
+                    "l2": change.norm(dim=1).numpy(),
+                    "precision": "float32",
+                }
+            )
+        )
+    return DECISIONS.check(pd.concat(parts, ignore_index=True))
+
+
+def exits_table(experiment: Experiment) -> pd.DataFrame:
+    """What every exit says of every image, clean and adversarial, whatever the policy: schema ``EXITS``."""
+    parts = []
+    for (source, target), adversarial in experiment.logits.items():
+        for state, logits in (("clean", experiment.results[target].clean_logits), ("adversarial", adversarial)):
+            probabilities = logits.softmax(dim=-1)
+            confidence, predicted = probabilities.max(dim=-1)
+            labels = experiment.image_set.labels[:, None].expand_as(predicted)
+            parts.append(
+                _long(
+                    experiment.image_set.image_ids,
+                    {
+                        "predicted": predicted,
+                        "confidence": confidence,
+                        "true_probability": probabilities.gather(2, labels[..., None])[..., 0],
+                        "right": predicted == labels,
+                    },
+                ).assign(source=source, target=target, state=state)
+            )
+    return EXITS.check(pd.concat(parts, ignore_index=True))
+
+
+def steps_table(result: AttackResult, image_ids: list[str], source: str) -> pd.DataFrame:
+    """How every exit gave way step by step: schema ``STEPS``."""
+    parts = []
+    for number, step in enumerate(result.steps):
+        num_exits = step.predicted.shape[1]
+        columns = {
+            "predicted": step.predicted,
+            "confidence": step.confidence,
+            "true_probability": step.true_probability,
+            "loss": step.loss[:, None].expand(-1, num_exits),
+            "made_at_exit": step.exit_taken[:, None].expand(-1, num_exits),
+        }
+        parts.append(_long(image_ids, columns).assign(source=source, step=number))
+    return STEPS.check(pd.concat(parts, ignore_index=True))
+
+
+def transfer_table(decisions: pd.DataFrame) -> pd.DataFrame:
+    """How often what was made on each source fools each target: schema ``TRANSFER``.
+
+    Two denominators, never mixed: ``attackable`` (right when clean on source and target, and attackable
+    there) and ``fooled the source`` (those of them on which the attack succeeded at its source).
+    """
+    rows = []
+    own = decisions[decisions.source == decisions.target].set_index(["source", "image_id"])
+    for (source, target), group in decisions.groupby(["source", "target"], sort=False):
+        at_source = own.loc[str(source)].loc[group.image_id]
+        attackable = group.attackable.to_numpy() & at_source.attackable.to_numpy()
+        fooled_source = attackable & at_source.succeeded.to_numpy()
+        for denominator, counted in (("attackable", attackable), ("fooled the source", fooled_source)):
+            share = rate(int((group.succeeded.to_numpy() & counted).sum()), int(counted.sum()))
+            rows.append(
+                {
+                    "source": source,
+                    "target": target,
+                    "success_rule": group.success_rule.iloc[0],
+                    "denominator": denominator,
+                    "num_fooled": share.num_hits,
+                    "num_images": share.num_images,
+                    "rate": share.value,
+                    "low": share.low,
+                    "high": share.high,
+                }
+            )
+    return TRANSFER.check(pd.DataFrame(rows))
+
+
+def _transfer_rule(result: AttackResult) -> str:
+    # A target counts at its deployed prediction, whatever the attack aimed at on its source.
+    return "goal_reached" if result.spec.goal_class is not None else "misclassified_taken"
+
+
+def _decision_columns(state: str, decisions: ExitDecisions, costs: tuple[float, ...]) -> dict[str, np.ndarray]:
+    return {
+        f"{state}_answered_exit": decisions.answered_exit.numpy(),
+        f"{state}_computed_exit": decisions.computed_exit.numpy(),
+        f"{state}_prediction": decisions.prediction.numpy(),
+        f"{state}_confidence": decisions.confidence.double().numpy(),
+        f"{state}_cost": decisions.costs(costs).numpy(),
+    }
+
+
+def _long(image_ids: list[str], columns: dict[str, Tensor]) -> pd.DataFrame:
+    """One row per image and exit from columns of (N, K)."""
+    num_images, num_exits = next(iter(columns.values())).shape
+    return pd.DataFrame(
+        {
+            "image_id": np.repeat(image_ids, num_exits),
+            "exit_index": np.tile(np.arange(num_exits), num_images),
+            **{name: _plain(values).reshape(-1) for name, values in columns.items()},
+        }
+    )
+
+
+def _plain(values: Tensor) -> np.ndarray:
+    return (values.double() if torch.is_floating_point(values) else values).numpy()

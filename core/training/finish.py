@@ -1,0 +1,111 @@
+"""From trained weights to a finished model: calibration, storage, and everything its card says."""
+
+import hashlib
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+from torch import Tensor, nn
+
+from core.checkpoints import ModelCard, accuracies, pack_weights, unpack_weights
+from core.data import ImageSet
+from core.evaluation import exit_logits
+from core.metrics import operating_points
+from core.models.classifiers import ExitNetwork
+from core.training.recipe import Recipe
+
+
+def finish(
+    recipe: Recipe, model: ExitNetwork, training_seconds: float, validation: ImageSet, test: ImageSet
+) -> tuple[bytes, ModelCard]:
+    """Makes weights file and card of a trained model.
+
+    Args:
+        recipe: How it was trained.
+        model: As ``train`` returned it; calibrated and rounded to the storage format in place.
+        training_seconds: What training took.
+        validation: For temperatures and operating points.
+        test: For the card's accuracies; looked at here and nowhere before.
+
+    Returns:
+        The content of ``weights.safetensors``, and the card.
+    """
+    temperatures = _calibrate(model, validation) if recipe.calibrate else ()
+    payload = pack_weights(model, recipe.storage)
+    unpack_weights(model, payload)
+    logits = exit_logits(model, validation)
+    card = ModelCard(
+        name=recipe.name,
+        dataset=recipe.dataset,
+        architecture=recipe.architecture,
+        kind="early-exit" if recipe.exit_positions else "static",
+        exit_positions=recipe.exit_positions,
+        exit_layers=model.exit_layers,
+        exit_costs=model.exit_costs,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_classes=model.num_classes,
+        class_names=test.class_names,
+        image_size=model.image_size,
+        mean=_triple(model.mean),
+        std=_triple(model.std),
+        storage=recipe.storage,
+        weights_sha256=hashlib.sha256(payload).hexdigest(),
+        test=accuracies(exit_logits(model, test), test.labels),
+        test_set=test.name,
+        validation_accuracy=tuple(exit_rate.value for exit_rate in accuracies(logits, validation.labels)),
+        operating_points=operating_points(logits, validation.labels, model.exit_costs),
+        temperatures=temperatures,
+        recipe=asdict(recipe),
+        seed=recipe.seed,
+        training_seconds=round(training_seconds, 1),
+        versions={"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy")}},
+        machine=machine_facts(),
+    )
+    return payload, card
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature by which dividing logits (N, C) minimises the cross-entropy to labels (N,).
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 4.2.
+    """
+    result = minimize_scalar(
+        lambda log_temperature: F.cross_entropy(logits / 2.0**log_temperature, labels).item(),
+        bounds=(-3, 3),
+        method="bounded",
+    )
+    return float(2.0**result.x)
+
+
+def machine_facts() -> dict[str, str]:
+    """What a measured number depends on: processor, cores, threads and how idle threads wait."""
+    return {
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "architecture": platform.machine(),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
+    }
+
+
+@torch.no_grad()
+def _calibrate(model: ExitNetwork, validation: ImageSet) -> tuple[float, ...]:
+    logits = exit_logits(model, validation)
+    temperatures = []
+    for exit_index in range(model.num_exits):
+        temperature = fit_temperature(logits[:, exit_index], validation.labels)
+        classifier = model.exits[exit_index] if exit_index < len(model.exits) else model.backbone.tail
+        linear = [module for module in classifier.modules() if isinstance(module, nn.Linear)][-1]
+        linear.weight.div_(temperature)
+        linear.bias.div_(temperature)
+        temperatures.append(temperature)
+    return tuple(temperatures)
+
+
+def _triple(buffer: Tensor) -> tuple[float, float, float]:
+    first, second, third = (round(value, 6) for value in buffer.flatten().tolist())
+    return first, second, third
