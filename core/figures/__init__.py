@@ -1,0 +1,9 @@
+"""Plotly figures from tidy tables, and the one theme they share."""
+
+from core.figures.attribution import saliency_figure
+from core.figures.confidence import confidence_figure
+from core.figures.shift import shift_figure
+from core.figures.steps import steps_figure
+from core.figures.transfer import transfer_figure
+
+__all__ = ["confidence_figure", "saliency_figure", "shift_figure", "steps_figure", "transfer_figure"]

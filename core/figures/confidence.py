@@ -1,0 +1,102 @@
+"""The central chart: how sure every exit is of one image, clean and adversarial."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from core.figures.theme import ADVERSARIAL, CLEAN, FONT_SIZE, THRESHOLD, bare_figure, exit_names
+
+_STATES = {"clean": (CLEAN, "solid", "circle"), "adversarial": (ADVERSARIAL, "dash", "diamond")}
+_FADED = 0.35
+
+
+def confidence_figure(
+    exits: pd.DataFrame, threshold: float, exits_taken: dict[str, int], class_names: Sequence[str]
+) -> go.Figure:
+    """Confidence at every exit, filled where right and hollow where wrong.
+
+    Args:
+        exits: Rows of one image on one model, both states (schema ``EXITS``).
+        threshold: Drawn as a dotted line.
+        exits_taken: Answered exit of each state, 0-based; later exits are faded, as they are not computed
+            when deployed.
+        class_names: For the words at the markers: at the first exit, at every change, at the exit taken.
+    """
+    figure = bare_figure()
+    names = exit_names(int(exits.exit_index.max()) + 1)
+    for state, (colour, dash, symbol) in _STATES.items():
+        rows = exits[exits.state == state].sort_values("exit_index")
+        taken = exits_taken[state]
+        figure.add_trace(_trace(rows, state, names, class_names, opacity=_FADED))
+        figure.add_trace(_trace(rows[rows.exit_index <= taken], state, names, class_names, opacity=1))
+        figure.add_trace(
+            go.Scatter(
+                x=[None],
+                y=[None],
+                mode="lines+markers",
+                name=state,
+                line={"color": colour, "dash": dash, "width": 2},
+                marker={"symbol": symbol, "size": 10, "color": colour},
+            )
+        )
+        row = rows[rows.exit_index == taken].iloc[0]
+        above = state == "adversarial"
+        figure.add_annotation(
+            x=names[taken],
+            y=row.confidence,
+            text=f"leaves here: {class_names[row.predicted]}",
+            font={"color": colour, "size": FONT_SIZE},
+            ay=-34 if above else 38,
+            ax=0,
+            arrowcolor=colour,
+            arrowwidth=1.5,
+            arrowhead=0,
+            standoff=7,
+        )
+    if len(names) > 1:
+        figure.add_hline(threshold, line={"color": THRESHOLD, "dash": "dot", "width": 1.5})
+        figure.add_annotation(
+            x=0,
+            xref="paper",
+            xanchor="left",
+            y=threshold,
+            yanchor="bottom",
+            text=f"threshold {threshold:.2f}",
+            showarrow=False,
+            font={"size": 12, "color": THRESHOLD},
+        )
+    figure.update_xaxes(categoryorder="array", categoryarray=names, range=[-0.6, len(names) - 0.4], showgrid=False)
+    figure.update_yaxes(range=[-0.08, 1.22], tickvals=[0, 0.2, 0.4, 0.6, 0.8, 1], title="confidence", zeroline=False)
+    return figure
+
+
+def _trace(rows: pd.DataFrame, state: str, names: list[str], class_names: Sequence[str], opacity: float) -> go.Scatter:
+    colour, dash, symbol = _STATES[state]
+    words = [class_names[index] for index in rows.predicted]
+    return go.Scatter(
+        x=[names[index] for index in rows.exit_index],
+        y=rows.confidence,
+        mode="lines+markers+text",
+        showlegend=False,
+        opacity=opacity,
+        line={"color": colour, "dash": dash, "width": 2},
+        marker={
+            "symbol": [symbol if right else f"{symbol}-open" for right in rows.right],
+            "size": 10,
+            "color": colour,
+            "line": {"color": colour, "width": 2},
+        },
+        text=_changes(words) if opacity < 1 else None,
+        textposition="bottom center" if state == "clean" else "top center",
+        textfont={"size": 12, "color": colour},
+        customdata=[
+            [word, "right" if right else "wrong", state] for word, right in zip(words, rows.right, strict=True)
+        ],
+        hovertemplate="%{x}, %{customdata[2]}: %{customdata[0]} (%{customdata[1]}), confidence %{y:.2f}<extra></extra>",
+        hoverinfo="skip" if opacity < 1 else None,
+    )
+
+
+def _changes(words: list[str]) -> list[str]:
+    return [word if index == 0 or word != words[index - 1] else "" for index, word in enumerate(words)]

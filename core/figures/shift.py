@@ -1,0 +1,39 @@
+"""The exit-shift strip: how many images leave earlier, at the same exit or later once attacked."""
+
+import plotly.graph_objects as go
+
+from core.figures.theme import EARLIER, FONT_SIZE, LATER, SAME, SHIFT_GLYPHS, STRIP_HEIGHT, bare_figure
+
+_COLOURS = {"earlier": EARLIER, "same": SAME, "later": LATER}
+
+
+def shift_figure(counts: dict[str, dict[str, int]]) -> go.Figure:
+    """Stacked bars of image counts.
+
+    Args:
+        counts: For each bar's label, the images that leave ``earlier``, at the ``same`` exit and ``later``.
+    """
+    figure = bare_figure(STRIP_HEIGHT)
+    labels = list(counts)
+    for word, colour in _COLOURS.items():
+        values = [counts[label][word] for label in labels]
+        figure.add_trace(
+            go.Bar(
+                y=labels,
+                x=values,
+                orientation="h",
+                name=f"{SHIFT_GLYPHS[word]} {word}",
+                marker={"color": colour, "line": {"width": 0}},
+                text=[f"{SHIFT_GLYPHS[word]} {value}" if value else "" for value in values],
+                insidetextanchor="middle",
+                textangle=0,
+                textposition="inside",
+                # Chosen by computed contrast with each bar.
+                textfont={"color": "#FFFFFF" if word == "earlier" else "#11161D", "size": FONT_SIZE},
+                hovertemplate=f"%{{y}}: %{{x}} images leave {word}<extra></extra>",
+            )
+        )
+    figure.update_layout(barmode="stack", bargap=0.25, legend={"traceorder": "normal"})
+    figure.update_xaxes(title="images", showgrid=False, tickformat="d", nticks=6)
+    figure.update_yaxes(autorange="reversed")
+    return figure

@@ -1,0 +1,51 @@
+"""Colours, glyphs and the bare figure that every chart starts from.
+
+One data palette serves the light and the dark page, so a figure needs no theme. Colour means data; shape,
+fill, glyph or word always says the same thing a second time.
+"""
+
+import plotly.graph_objects as go
+
+CLEAN = "#1F6FC9"
+ADVERSARIAL = "#E87219"
+STATIC = "#8793A0"
+EARLY_EXIT = "#8548A9"
+EARLIER = "#16705E"
+SAME = "#7B858D"
+LATER = "#C78821"
+EXITS = ("#5B4FA8", "#3D6BB3", "#2A83A8", "#1F9690", "#4FA66B", "#8FB04A")
+FINAL = "#C9B23A"
+QUIET = "#6B7682"
+THRESHOLD = "#8793A0"
+LIGHT_BACKGROUND = "#FFFFFF"
+DARK_BACKGROUND = "#11161D"
+
+KIND_GLYPHS = {"static": "■", "early-exit": "●"}
+KIND_SYMBOLS = {"static": "square", "early-exit": "circle"}
+SHIFT_GLYPHS = {"earlier": "◀", "same": "=", "later": "▶"}
+
+HEIGHT = 360
+STRIP_HEIGHT = 140
+FONT_SIZE = 13
+
+
+def exit_names(num_exits: int) -> list[str]:
+    """``Exit 1`` … ``Final``, one per exit."""
+    return [*(f"Exit {number}" for number in range(1, num_exits)), "Final"]
+
+
+def bare_figure(height: int = HEIGHT) -> go.Figure:
+    """An empty figure with the margins, tick colours and legend place of all charts."""
+    figure = go.Figure()
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 48, "b": 8},
+        font={"size": FONT_SIZE},
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
+        hoverlabel={"font": {"size": FONT_SIZE}},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+    )
+    figure.update_xaxes(tickfont={"color": QUIET}, title_font={"color": QUIET}, automargin=True)
+    figure.update_yaxes(tickfont={"color": QUIET}, title_font={"color": QUIET}, automargin=True)
+    return figure

@@ -1,0 +1,80 @@
+"""What every test may use: the import path, skips that say what is missing, toy names in the registries."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# Generated examples follow from the test's name, so a red run is red again; shared machines get no deadline.
+settings.register_profile("exitlens", deadline=None, derandomize=True, max_examples=60, database=None)
+settings.load_profile("exitlens")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Sets OMP_WAIT_POLICY, which has to happen before a test module imports torch.
+    import core  # noqa: F401
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what this machine cannot run, and says what is missing.
+
+    ``@pytest.mark.data("cifar10:test", "cifar10:validation")`` names the image sets a test opens from the data
+    root; ``browser`` and ``gpu`` take no arguments.
+    """
+    problems = _ImageSetProblems()
+    for item in items:
+        for reason in (_data_problem(item, problems), _browser_problem(item), _gpu_problem(item)):
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+class _ImageSetProblems:
+    """Why image sets cannot be opened here, looked up once and only when a test asks."""
+
+    def __init__(self) -> None:
+        self._problem_of: dict[str, str] | None = None
+
+    def of(self, name: str) -> str:
+        if self._problem_of is None:
+            from core.data import list_image_sets
+
+            self._problem_of = {status.name: status.problem for status in list_image_sets()}
+        return self._problem_of[name]
+
+
+def _data_problem(item: pytest.Item, problems: _ImageSetProblems) -> str:
+    marks = list(item.iter_markers("data"))
+    if not marks:
+        return ""
+    names = [name for mark in marks for name in mark.args] or ["cifar10:test"]
+    return next(filter(None, map(problems.of, names)), "")
+
+
+def _browser_problem(item: pytest.Item) -> str:
+    if item.get_closest_marker("browser") and not shutil.which("chromium"):
+        return "Debian's Chromium is missing: apt-get install chromium"
+    return ""
+
+
+def _gpu_problem(item: pytest.Item) -> str:
+    if not item.get_closest_marker("gpu"):
+        return ""
+    import torch
+
+    return "" if torch.cuda.is_available() else "no CUDA device that torch can use"
+
+
+@pytest.fixture
+def toy_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data set ``toy`` and the architecture ``toy`` exist while the test runs."""
+    from core.datasets import DATASETS
+    from core.models import ARCHITECTURES
+
+    import toys
+
+    monkeypatch.setitem(DATASETS, "toy", toys.TOY_DATASET)
+    monkeypatch.setitem(ARCHITECTURES, "toy", toys.TOY_ARCHITECTURE)
