@@ -192,26 +192,25 @@ def list_image_sets(root: Path | None = None) -> list[ImageSetStatus]:
     """Every image set that could be attacked here, ready or not, without decoding an image.
 
     Args:
-        root: As in ``open_image_set``.
+        root: As in ``open_image_set``; a data root that is wrong is the problem of every set that needs one.
     """
     statuses = []
     for name, dataset in DATASETS.items():
-        if dataset.has_samples:
+        for split in ("samples", "test", "validation"):
+            if split == "samples" and not dataset.has_samples:
+                continue
             try:
-                statuses.append(ImageSetStatus(f"{name}:samples", len(_sample_files(dataset))))
-            except ExitLensError as error:
-                statuses.append(ImageSetStatus(f"{name}:samples", 0, str(error)))
-    for name, dataset in DATASETS.items():
-        for split in ("test", "validation"):
-            try:
-                shards = _shards(dataset, split, root or data_root())
-                num_rows = sum(_parquet_file(shard).metadata.num_rows for shard in shards)
-                num_validation = dataset.num_validation
-                num_images = min(num_rows, num_validation) if split == "validation" else num_rows
-                statuses.append(ImageSetStatus(f"{name}:{split}", num_images))
+                statuses.append(ImageSetStatus(f"{name}:{split}", _count(dataset, split, root)))
             except ExitLensError as error:
                 statuses.append(ImageSetStatus(f"{name}:{split}", 0, str(error)))
     return statuses
+
+
+def _count(dataset: Dataset, split: str, root: Path | None) -> int:
+    if split == "samples":
+        return len(_sample_files(dataset))
+    num_rows = sum(_parquet_file(shard).metadata.num_rows for shard in _shards(dataset, split, root or data_root()))
+    return int(min(num_rows, dataset.num_validation) if split == "validation" else num_rows)
 
 
 def _parse_selection(selection: str) -> list[int]:

@@ -71,10 +71,10 @@ def _gpu_problem(item: pytest.Item) -> str:
 @pytest.fixture
 def toy_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The data set ``toy`` and the architecture ``toy`` exist while the test runs."""
+    import toys
+
     from core.datasets import DATASETS
     from core.models import ARCHITECTURES
-
-    import toys
 
     monkeypatch.setitem(DATASETS, "toy", toys.TOY_DATASET)
     monkeypatch.setitem(ARCHITECTURES, "toy", toys.TOY_ARCHITECTURE)

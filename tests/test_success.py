@@ -107,7 +107,9 @@ def test_each_rule_leaves_out_only_the_images_it_cannot_attack(name):
 def test_published_early_rule_compares_with_the_clean_final_answer_and_not_with_the_true_class():
     """Mutant: ``kept = case.labels`` in ``_early_broken_final_kept``."""
     clean_final_is_wrong = [(0, 0.9), (1, 0.9), (2, 0.9)]
-    case = case_of([(clean_final_is_wrong, clean_final_is_wrong), (clean_final_is_wrong, [(0, 0.9), (1, 0.9), (0, 0.9)])])
+    case = case_of(
+        [(clean_final_is_wrong, clean_final_is_wrong), (clean_final_is_wrong, [(0, 0.9), (1, 0.9), (0, 0.9)])]
+    )
     assert SUCCESS_RULES["early_broken_final_kept"].succeeded(case).tolist() == [True, False]
 
 
@@ -133,7 +135,8 @@ def test_slowdown_counts_what_is_computed_and_not_which_exit_answers():
     """Mutant: ``computed_exit`` replaced by ``answered_exit`` in ``_computed``."""
     unsure_but_answered_by_exit_1: Exits = [(0, 0.7), (0, 0.6), (0, 0.6)]
     case = case_of(
-        [(SURE, unsure_but_answered_by_exit_1), (unsure_but_answered_by_exit_1, SURE)], ExitPolicy(0.8, "most_confident")
+        [(SURE, unsure_but_answered_by_exit_1), (unsure_but_answered_by_exit_1, SURE)],
+        ExitPolicy(0.8, "most_confident"),
     )
     for name in ("slowed", "slowed_label_kept"):
         assert SUCCESS_RULES[name].succeeded(case).tolist() == [True, False]

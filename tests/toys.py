@@ -34,6 +34,11 @@ TOY_DATASET = Dataset(
 )
 
 
+def _convolution(num_inputs: int, num_outputs: int, stride: int) -> nn.Module:
+    convolution = nn.Conv2d(num_inputs, num_outputs, 3, stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(num_outputs), nn.ReLU())
+
+
 class ToyBackbone(Backbone):
     """Blocks of one 3x3 convolution, batch norm and ReLU; every second block halves the map.
 
@@ -122,11 +127,10 @@ def settle(model: ExitNetwork, images: Tensor, logit_std: float = 2.0) -> ExitNe
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
-        norm.momentum = 1.0
-    model.train()(images)
-    model.eval()
+        norm.train().momentum = 1.0
+    model(images)
     for norm in norms:
-        norm.momentum = 0.1
+        norm.eval().momentum = 0.1
     for layer, logits in zip(linear_layers(model), model(images).unbind(dim=1), strict=True):
         scale = logit_std / logits.std(dim=0)
         layer.weight.mul_(scale[:, None])

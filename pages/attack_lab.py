@@ -1,0 +1,31 @@
+"""Attack lab: pick images, attack them live, see which exit gave way and who else is fooled."""
+
+import streamlit as st
+
+from ui import cache, lab
+from ui.controls import attack_controls, setting_controls
+from ui.shell import kind_errors, page_setup
+
+page_setup("Attack lab")
+st.title("Attack lab")
+
+with kind_errors():
+    setting = setting_controls()
+    whole = cache.image_set(setting.set_name)
+    st.header("1 · Pick images")
+    indices = lab.picking(setting, whole)
+
+    st.header("2 · Attack them")
+    attack, made_at = attack_controls(setting.card, whole.class_names)
+    spec = lab.spec_of(setting, indices, attack, made_at)
+    lab.running(spec, setting)
+
+    st.header("3 · What came of it")
+    experiment = lab.shown_experiment()
+    if experiment is None:
+        st.info("The result appears here as soon as the attack is done.")
+    else:
+        own = lab.headline(experiment, setting)
+        lab.population(experiment, setting, own)
+        lab.close_up(experiment, setting, own)
+        lab.take_away(experiment, setting)

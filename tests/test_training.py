@@ -1,0 +1,356 @@
+"""Recipes, the loss over exits, augmentation, and a loop that can be killed without a trace."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.errors import ExitLensError
+from core.evaluation import exit_logits
+from core.models import build_model
+from core.training import loop
+from core.training.loop import Epoch, exit_loss_weights, train
+from core.training.recipe import RECIPES, Recipe, load_recipe
+from toys import TOY_SIZE, toy_image_set
+
+SHIPPED = sorted(file.stem for file in RECIPES.glob("*.toml"))
+
+
+def resnet_recipe(**changes: object) -> Recipe:
+    fields = {"name": "tested", "dataset": "cifar10", "architecture": "resnet56", "exits": "standard"}
+    return Recipe(**(fields | {"num_epochs": 10, "peak_learning_rate": 0.1, "seed": 0} | changes))
+
+
+def toy_recipe(**changes: object) -> Recipe:
+    """Three epochs of the toy network with three early exits; needs the fixture ``toy_registry``."""
+    toy = {"dataset": "toy", "architecture": "toy", "num_epochs": 3, "batch_size": 16, "crop_padding": 1, "seed": 5}
+    return resnet_recipe(**(toy | changes))
+
+
+# Recipes
+
+
+def test_recipes_ship() -> None:
+    # Mutant: an empty folder, and every test below that is parametrised over it passes.
+    assert {"cifar10-resnet56-static", "cifar10-resnet56-early-exit"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipe_is_named_as_its_file_and_builds_its_model(name: str) -> None:
+    # Mutant: a copied recipe that keeps the other's name overwrites the other's model.
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    model = build_model(recipe.architecture, recipe.dataset, recipe.exit_positions)
+    assert model.num_exits == len(recipe.exit_positions) + 1
+
+
+@pytest.mark.parametrize("static_name", [name for name in SHIPPED if name.endswith("-static")])
+def test_twin_recipes_differ_in_name_exits_and_seed_only(static_name: str) -> None:
+    # Mutant: one epoch more for one twin: their difference would no longer be the exits.
+    static, early = load_recipe(static_name), load_recipe(static_name.replace("-static", "-early-exit"))
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    assert {name for name in fields if getattr(static, name) != getattr(early, name)} == {"name", "exits", "seed"}
+    assert (static.exits, early.exits) == ("none", "standard")
+
+
+TOML = """
+name = "mine"
+dataset = "cifar10"
+architecture = "resnet56"
+exits = [3, 7]
+num_epochs = 2
+peak_learning_rate = 0.1
+seed = 1
+"""
+
+
+def test_recipe_is_read_from_any_path(tmp_path: Path) -> None:
+    # Mutant: shipped recipes only; or a list of blocks not understood.
+    file = tmp_path / "mine.toml"
+    file.write_text(TOML)
+    assert load_recipe(str(file)).exit_positions == (3, 7)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("seed = 1", "seed = 1\nepochs = 3", "epochs"),
+        ("num_epochs = 2", 'num_epochs = "many"', "num_epochs"),
+        ("num_epochs = 2", "num_epochs = 2.5", "num_epochs"),
+        ("num_epochs = 2", "num_epochs = 0", "num_epochs"),
+        ("num_epochs = 2", "", "num_epochs"),
+        ("seed = 1", "", "seed"),
+        ("seed = 1", "seed = 1\nbatch_size = 1", "batch_size"),
+        ("seed = 1", "seed = 1\nmomentum = 1.0", "momentum"),
+        ("seed = 1", "seed = 1\nweight_decay = -1e-4", "weight_decay"),
+        ("seed = 1", "seed = 1\nwarmup_share = 20", "warmup_share"),
+        ("seed = 1", "seed = 1\ncrop_padding = 32", "crop_padding"),
+        ("seed = 1", 'seed = 1\nstorage = "int8"', "storage"),
+        ("0.1", "0", "peak_learning_rate"),
+        ("0.1", "nan", "peak_learning_rate"),
+        ("[3, 7]", '"some"', "exits"),
+        ("[3, 7]", '["three"]', "exits"),
+        ("[3, 7]", "[3, 7]\nexit_weights = [0.5]", "weighs 1 exits but has 2"),
+        ('"mine"', '"../mine"', "'../mine'"),
+        ('"mine"', '""', "folder"),
+        ('"cifar10"', '"mnist"', "mnist"),
+        ('"resnet56"', '"alexnet"', "alexnet"),
+        ("seed = 1", "seed = ", "not valid TOML"),
+    ],
+)
+def test_recipe_with_a_wrong_field_is_refused_by_the_fields_name(
+    tmp_path: Path, old: str, new: str, named: str
+) -> None:
+    # Mutant: unknown fields ignored: `epochs = 3` would train for the wrong number of epochs.
+    file = tmp_path / "mine.toml"
+    assert old in TOML
+    file.write_text(TOML.replace(old, new))
+    with pytest.raises(ExitLensError) as raised:
+        load_recipe(str(file))
+    assert named in str(raised.value) and str(file) in str(raised.value)
+
+
+def test_missing_recipe_is_refused_with_the_shipped_ones() -> None:
+    # Mutant: FileNotFoundError.
+    with pytest.raises(ExitLensError, match=r"no-such-recipe.*cifar10-resnet56-static"):
+        load_recipe("no-such-recipe")
+
+
+# The loss over exits
+
+
+def test_exit_weights_grow_to_their_maximum_at_hand_worked_epochs() -> None:
+    # Mutant: weights constant, divided by E - 1, or never capped. tau_k(e) = min(m_k, 0.01 + e * m_k / E).
+    recipe = resnet_recipe(num_epochs=10)
+    worked = {
+        0: [0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 1],
+        1: [0.025, 0.04, 0.055, 0.07, 0.085, 0.1, 1],
+        5: [0.085, 0.16, 0.235, 0.31, 0.385, 0.46, 1],
+        9: [0.145, 0.28, 0.415, 0.55, 0.685, 0.82, 1],
+    }
+    for epoch, weights in worked.items():
+        torch.testing.assert_close(exit_loss_weights(recipe, epoch), torch.tensor(weights))
+    # 0.01 + 99 / 100 * 0.15 = 0.1585 is cut to 0.15; 0.01 + 0.99 * 0.9 = 0.901 to 0.9.
+    last = exit_loss_weights(resnet_recipe(num_epochs=100), 99)
+    torch.testing.assert_close(last, torch.tensor([0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1]))
+
+
+def test_exit_weights_belong_to_exit_numbers() -> None:
+    # Mutant: weights by position of the block; five exits take the first five maxima, as MobileNet does.
+    weights = exit_loss_weights(resnet_recipe(exits=(2, 4, 6, 8, 11)), 5)
+    torch.testing.assert_close(weights, torch.tensor([0.085, 0.16, 0.235, 0.31, 0.385, 1]))
+    assert exit_loss_weights(resnet_recipe(exits="none"), 5).tolist() == [1]
+
+
+def test_loss_is_the_weighted_sum_of_each_exits_mean_cross_entropy() -> None:
+    # Mutant: labels repeated in the wrong order, a sum over images, or weights normalised to 1.
+    logits = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
+    labels, weights = torch.tensor([0, 3, 1, 1, 2]), torch.tensor([0.2, 0.7, 1])
+    by_hand = sum(weights[index] * F.cross_entropy(logits[:, index], labels) for index in range(3))
+    torch.testing.assert_close(loop._loss(logits, labels, weights), by_hand)
+
+
+def test_learning_rate_rises_to_the_peak_and_falls_to_zero() -> None:
+    # Mutant: no warm-up, or a cosine that ends above zero.
+    recipe = resnet_recipe(peak_learning_rate=0.4, warmup_share=0.2)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    worked = {0.0: 0.04, 0.1: 0.22, 0.2: 0.4, 0.6: 0.2, 1.0: 0.0}
+    for progress, rate in worked.items():
+        loop._set_learning_rate(optimizer, recipe, progress)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate, abs=1e-7)
+
+
+def test_weight_decay_spares_biases_norms_and_mixes() -> None:
+    # Mutant: one group for all parameters.
+    model = build_model("resnet56", "cifar10", (3,))
+    groups = loop._optimizer(model, resnet_recipe()).param_groups
+    decay_of = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        spared = name.endswith((".bias", ".mix")) or ".norm" in name or parameter.ndim == 1
+        assert decay_of[id(parameter)] == (0 if spared else 5e-4), name
+
+
+# Augmentation
+
+
+def augmented(images: Tensor, padding: int, copies: int) -> Tensor:
+    """Many augmentations of one (3, H, W) image of bytes, as bytes again."""
+    side = images.shape[-1]
+    padded = F.pad(images[None].float(), (padding,) * 4, mode="reflect").byte().permute(0, 2, 3, 1).contiguous()
+    rows = torch.zeros(copies, dtype=torch.long)
+    batch = loop._augmented(padded, rows, side, torch.Generator().manual_seed(0))
+    assert batch.shape == (copies, 3, side, side) and 0 <= batch.min() and batch.max() <= 1
+    return (batch * 255).round().byte()
+
+
+def test_augmentation_without_padding_is_the_image_or_its_mirror_about_half_the_time() -> None:
+    # Mutant: no flips, upside-down flips, or flips of single channels.
+    image = toy_image_set(1).images[0]
+    batch = augmented(image, padding=0, copies=2000)
+    same = (batch == image).flatten(1).all(1)
+    mirrored = (batch == image.flip(-1)).flatten(1).all(1)
+    assert (same ^ mirrored).all()
+    # Binomial(2000, 1/2): five standard deviations are 112.
+    assert abs(int(mirrored.sum()) - 1000) < 112
+
+
+def test_augmentation_is_a_crop_of_the_padded_image_and_every_crop_occurs() -> None:
+    # Mutant: rows and columns shifted together, an off-by-one that never reaches the last crop, zero padding.
+    image = torch.arange(3 * 16, dtype=torch.uint8).view(3, 4, 4)
+    padded = F.pad(image[None].float(), (1,) * 4, mode="reflect")[0].byte()
+    crops = [padded[:, top : top + 4, left : left + 4] for top in range(3) for left in range(3)]
+    every = torch.stack([*crops, *(crop.flip(-1) for crop in crops)])
+    batch = augmented(image, padding=1, copies=1800)
+    matches = (batch[:, None] == every).flatten(2).all(2)
+    assert matches.any(1).all()
+    # About 100 of each of the 18; five standard deviations are 49.
+    assert (matches.sum(0) - 100).abs().max() < 49
+
+
+def test_each_row_of_a_batch_is_augmented_from_its_own_image() -> None:
+    # Mutant: rows ignored or sorted, so that images part from their labels.
+    images = toy_image_set(6).images
+    padded = images.permute(0, 2, 3, 1).contiguous()
+    rows = torch.tensor([4, 0, 5])
+    batch = (loop._augmented(padded, rows, TOY_SIZE, torch.Generator().manual_seed(1)) * 255).round().byte()
+    for image, row in zip(batch, rows, strict=True):
+        assert torch.equal(image, images[row]) or torch.equal(image, images[row].flip(-1))
+
+
+# The loop
+
+
+class Killed(Exception):
+    """Stands for a process that ends here."""
+
+
+def trained(recipe: Recipe, folder: Path, *, kill_after_step: tuple[int, int] | None = None) -> dict[str, Tensor]:
+    """Weights after a run on 64 toy images; killed in the middle of an epoch when asked, then started again."""
+    training, validation = toy_image_set(64), toy_image_set(16, split="validation", seed=1)
+    finished = 0
+
+    def count(epoch: Epoch) -> None:
+        nonlocal finished
+        finished = epoch.number
+
+    def kill(step: int, num_steps: int) -> None:
+        if (finished, step) == kill_after_step:
+            raise Killed
+
+    if kill_after_step:
+        with pytest.raises(Killed):
+            train(recipe, training, validation, state_folder=folder, compiled=False, on_step=kill, on_epoch=count)
+        assert finished == kill_after_step[0]
+    model, _ = train(recipe, training, validation, state_folder=folder, compiled=False)
+    assert not model.training
+    return model.state_dict()
+
+
+@pytest.mark.usefixtures("toy_registry")
+@pytest.mark.parametrize("exits", ["standard", "none"])
+@pytest.mark.parametrize("kill_after_step", [(0, 2), (1, 1), (2, 3), (1, 4)])
+def test_run_that_was_killed_ends_with_the_weights_of_an_unbroken_one(
+    tmp_path: Path, exits: str, kill_after_step: tuple[int, int]
+) -> None:
+    # Mutant: momentum not saved, batch norms not saved, no fresh seed per epoch (the toy has dropout), state saved
+    # before the epoch's last step, or a generator that goes on from where the process happened to be.
+    recipe = toy_recipe(exits=exits)
+    unbroken = trained(recipe, tmp_path / "unbroken")
+    torch.rand(7)  # another process would not have this global random state
+    resumed = trained(recipe, tmp_path / "resumed", kill_after_step=kill_after_step)
+    assert unbroken.keys() == resumed.keys()
+    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+
+
+@pytest.mark.usefixtures("toy_registry")
+def test_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    # Mutant: start over, or one epoch more on each call.
+    recipe, images = toy_recipe(), toy_image_set(64)
+    model, seconds = train(recipe, images, images, state_folder=tmp_path, compiled=False)
+    epochs: list[Epoch] = []
+    again, same_seconds = train(recipe, images, images, state_folder=tmp_path, compiled=False, on_epoch=epochs.append)
+    assert epochs == [] and same_seconds == seconds > 0
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.usefixtures("toy_registry")
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    # Mutant: the seed unused: twins "trained independently" would be copies.
+    one, other = (trained(toy_recipe(seed=seed, name=f"seed{seed}"), tmp_path) for seed in (1, 2))
+    assert not torch.equal(one["backbone.tail.3.weight"], other["backbone.tail.3.weight"])
+
+
+@pytest.mark.usefixtures("toy_registry")
+@pytest.mark.parametrize("change", [{"seed": 6}, {"num_epochs": 4}, {"weight_decay": 0.0}, {"exits": (1,)}])
+def test_state_of_another_recipe_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    # Mutant: states found by name only: a changed recipe would go on from weights it did not make.
+    trained(toy_recipe(), tmp_path)
+    with pytest.raises(ExitLensError, match="made by another recipe") as raised:
+        trained(toy_recipe(**change), tmp_path)
+    assert str(tmp_path / "tested" / "state.pt") in str(raised.value)
+
+
+@pytest.mark.usefixtures("toy_registry")
+def test_storage_and_calibration_may_change_after_training(tmp_path: Path) -> None:
+    # Mutant: every field in the training key: hours of training thrown away for a file format.
+    weights = trained(toy_recipe(), tmp_path)
+    again = trained(toy_recipe(storage="float32", calibrate=True), tmp_path)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+@pytest.mark.usefixtures("toy_registry")
+def test_fewer_images_than_a_batch_are_refused(tmp_path: Path) -> None:
+    # Mutant: zero steps per epoch and a division by zero.
+    few = toy_image_set(15)
+    with pytest.raises(ExitLensError, match="15 images are fewer than one batch of 16"):
+        train(toy_recipe(), few, few, state_folder=tmp_path, compiled=False)
+
+
+@pytest.mark.usefixtures("toy_registry")
+def test_epochs_report_steps_and_validation_accuracy_of_every_exit(tmp_path: Path) -> None:
+    # Mutant: training accuracy reported, or that of the final exit for all.
+    training, validation = toy_image_set(72), toy_image_set(16, split="validation", seed=1)
+    epochs: list[Epoch] = []
+    steps: list[tuple[int, int]] = []
+    model, seconds = train(
+        toy_recipe(),
+        training,
+        validation,
+        state_folder=tmp_path,
+        compiled=False,
+        on_step=lambda step, num_steps: steps.append((step, num_steps)),
+        on_epoch=epochs.append,
+    )
+    assert [(epoch.number, epoch.num_epochs) for epoch in epochs] == [(1, 3), (2, 3), (3, 3)]
+    assert steps == [(step, 4) for _ in range(3) for step in (1, 2, 3, 4)]  # 72 images, the odd 8 left out
+    assert seconds == pytest.approx(sum(epoch.seconds for epoch in epochs))
+    right = exit_logits(model, validation).argmax(-1) == validation.labels[:, None]
+    assert epochs[-1].validation_accuracy == pytest.approx(right.double().mean(0).tolist())
+
+
+@pytest.mark.usefixtures("toy_registry")
+def test_training_learns_at_every_exit(tmp_path: Path) -> None:
+    # Mutant: no optimizer step, labels shuffled against images, or an exit whose loss has no weight. Chance is 0.25.
+    recipe = toy_recipe(num_epochs=12, peak_learning_rate=0.1, batch_size=32)
+    training, validation = toy_image_set(256), toy_image_set(100, split="validation", seed=1)
+    epochs: list[Epoch] = []
+    train(recipe, training, validation, state_folder=tmp_path, compiled=False, on_epoch=epochs.append)
+    assert min(epochs[-1].validation_accuracy) > 0.9
+    assert epochs[-1].mean_loss < epochs[0].mean_loss / 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("toy_registry")
+def test_compiled_training_follows_the_uncompiled_one(tmp_path: Path) -> None:
+    # Mutant: the compiled network trains a copy of the model. Rounding differs, so only closeness is asked for.
+    training, validation = toy_image_set(64), toy_image_set(16, split="validation", seed=1)
+    models = [
+        train(toy_recipe(num_epochs=1, architecture="resnet56", exits=(3,)), training, validation,
+              state_folder=tmp_path / str(compiled), compiled=compiled)[0]
+        for compiled in (False, True)
+    ]  # fmt: skip
+    plain, compiled = (torch.cat([p.flatten() for p in model.parameters()]) for model in models)
+    assert (plain - compiled).norm() < 0.1 * plain.norm()

@@ -1,0 +1,119 @@
+"""Every cache of the dashboard. Keys are strings and frozen specs, never arrays, frames or modules."""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+import torch
+
+from core import checkpoints, data
+from core.attacks.run import AttackProgress
+from core.attribution import saliency_maps
+from core.checkpoints import ModelCard
+from core.data import ImageSet, ImageSetStatus
+from core.errors import ExitLensError
+from core.evaluation import exit_logits
+from core.exits import ExitPolicy
+from core.experiment import Experiment, ExperimentSpec, run_experiment, twin_of
+from core.models.classifiers import ExitNetwork
+from core.tables import decisions_table, exits_table, steps_table
+from ui.jobs import Job, JobBoard
+
+POOL_SIZE = 256
+
+
+@st.cache_resource
+def job_board() -> JobBoard:
+    """The one job board of the server."""
+    return JobBoard()
+
+
+@st.cache_resource(max_entries=12, show_spinner=False)
+def loaded_model(name: str, weights_sha256: str) -> tuple[ExitNetwork, ModelCard]:
+    """A model, shared by all sessions and never changed; the hash makes a retrained model a new entry."""
+    return checkpoints.load_model(name)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading images …")
+def image_set(name: str) -> ImageSet:
+    """A whole image set."""
+    return data.open_image_set(name)
+
+
+@st.cache_data(ttl=30, show_spinner=False)
+def image_set_statuses() -> list[ImageSetStatus]:
+    """All image sets, ready or not."""
+    return data.list_image_sets()
+
+
+def cards() -> tuple[list[ModelCard], list[str]]:
+    """The readable cards, and one sentence for each that is not."""
+    readable, problems = [], []
+    for name in checkpoints.list_models():
+        try:
+            readable.append(checkpoints.load_card(name))
+        except ExitLensError as error:
+            problems.append(str(error))
+    return readable, problems
+
+
+def model_pair(name: str) -> dict[str, tuple[ExitNetwork, ModelCard]]:
+    """A model and, where there is one, its twin of the other kind."""
+    card = checkpoints.load_card(name)
+    twin = twin_of(card, cards()[0])
+    return {each.name: loaded_model(each.name, each.weights_sha256) for each in (card, twin) if each}
+
+
+def start_experiment(spec: ExperimentSpec) -> Job:
+    """Starts an experiment in the background, or finds the one already made or under way."""
+    # Cached values are fetched here: workers call nothing of Streamlit.
+    models = model_pair(spec.model)
+    dataset, split, indices = data.parse_image_set_name(spec.images)
+    images = image_set(f"{dataset}:{split}")
+    if indices is not None:
+        images = images.select(indices)
+
+    def work(on_progress: Callable[[AttackProgress], None], cancel: threading.Event) -> Experiment:
+        return run_experiment(spec, images, models, on_progress=on_progress, cancel=cancel)
+
+    return job_board().start(spec, work)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def pool_logits(model_name: str, weights_sha256: str, set_name: str, first_row: int) -> np.ndarray:
+    """Logits of the images that the lab offers for picking, (N, K, C)."""
+    model, _ = loaded_model(model_name, weights_sha256)
+    whole = image_set(set_name)
+    rows = whole.indices[first_row : first_row + POOL_SIZE].tolist()
+    return exit_logits(model, whole.select(rows)).numpy()
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def decisions(spec: ExperimentSpec, policy: ExitPolicy, _experiment: Experiment) -> pd.DataFrame:
+    """The decisions of an experiment under a policy: what a threshold moves."""
+    return decisions_table(_experiment, policy)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def exits(spec: ExperimentSpec, _experiment: Experiment) -> pd.DataFrame:
+    """What every exit says, whatever the policy."""
+    return exits_table(_experiment)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def steps(spec: ExperimentSpec, source: str, _experiment: Experiment) -> pd.DataFrame:
+    """How every exit gave way, step by step."""
+    return steps_table(_experiment.results[source], _experiment.image_set.image_ids, source)
+
+
+@st.cache_data(max_entries=64, show_spinner="Asking every exit what it looked at …")
+def saliency(spec: ExperimentSpec, source: str, row: int, _experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
+    """Saliency of the predicted class at every exit for one image, clean and adversarial, (K, H, W) each."""
+    result = _experiment.results[source]
+    model, _ = loaded_model(source, _experiment.cards[source].weights_sha256)
+    images = torch.stack([result.images[row], result.adversarial[row]])
+    logits = torch.stack([result.clean_logits[row], result.adversarial_logits[row]])
+    maps = saliency_maps(model, images, logits.argmax(dim=-1)).numpy()
+    return maps[0], maps[1]

@@ -1,0 +1,87 @@
+"""Home's parts: the live result, the ways in, and what is ready on this machine."""
+
+import pandas as pd
+import streamlit as st
+
+from core.attacks.spec import pgd
+from core.exits import ExitPolicy
+from core.experiment import ExperimentSpec
+from ui import cache, lab
+from ui.controls import Setting, glyph_label
+
+WAYS_IN: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("Browse", "Pick images, attack them live and follow them from exit to exit.", {}),
+    ("Show", "One picture, one attack, large: what the viewer sees and what the network says.", {"images": "0"}),
+    ("Inspect", "Aim at the first exit alone and see what the later ones make of it.", {"aim": "exit-1"}),
+)
+
+
+def live_result(setting: Setting) -> None:
+    """A PGD attack on the bundled samples, made now by the models on this machine."""
+    images = f"{setting.card.dataset}:samples:0-19"
+    spec = lab.spec_of(setting, list(range(20)), pgd(), ExitPolicy())
+    spec = ExperimentSpec(images, spec.model, spec.attack, spec.made_at)
+    job = cache.start_experiment(spec)
+    if not job.is_over:
+        st.markdown("Attacking the 20 bundled sample images with PGD, now, on this machine …")
+        lab.progress(job)
+        return
+    if job.was_cancelled:
+        st.info("The live attack was cancelled. Reload the page to run it again.")
+        return
+    st.markdown("Just now, on this machine: PGD within 8/255 against the 20 bundled sample images.")
+    lab.headline(job.result(), setting)
+
+
+def ways_in() -> None:
+    """Three links into the lab, one for each kind of viewer."""
+    st.header("Three ways in")
+    for column, (verb, words, query) in zip(st.columns(3), WAYS_IN, strict=True):
+        with column, st.container(border=True, height="stretch"):
+            st.page_link("pages/attack_lab.py", label=f"**{verb}**", query_params=query)
+            st.caption(words)
+
+
+def what_is_ready() -> None:
+    """Models and image sets of this machine, ready or not and why."""
+    st.header("What is ready here")
+    cards, problems = cache.cards()
+    rows = [
+        {
+            "model": glyph_label(card),
+            "trained on": card.dataset,
+            "exits": card.num_exits,
+            "final accuracy": 100 * card.test[-1].value,
+            "95 % interval": f"{100 * card.test[-1].low:.1f}–{100 * card.test[-1].high:.1f} %",
+            "n": card.test[-1].num_images,
+            "first exit": 100 * card.test[0].value,
+            "first exit's cost": 100 * card.exit_costs[0],
+        }
+        for card in cards
+    ]
+    percent = {
+        name: st.column_config.NumberColumn(format="%.1f %%")
+        for name in ("final accuracy", "first exit", "first exit's cost")
+    }
+    st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=percent)
+    for problem in problems:
+        st.warning(problem)
+    statuses = cache.image_set_statuses()
+    known = {card.dataset for card in cards}
+    st.dataframe(
+        pd.DataFrame(
+            [
+                {
+                    "image set": status.name,
+                    "images": status.num_images if status.is_ready else None,
+                    "state": _state_words(status.name.split(":")[0] in known) if status.is_ready else status.problem,
+                }
+                for status in statuses
+            ]
+        ),
+        hide_index=True,
+    )
+
+
+def _state_words(has_model: bool) -> str:
+    return "ready" if has_model else "readable, but no model of this data set is here yet"

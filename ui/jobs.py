@@ -1,0 +1,107 @@
+"""Long work in the background: one worker, a short queue, progress, cancel, results kept by spec."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from core.attacks.run import AttackProgress
+from core.errors import Cancelled, ExitLensError
+from core.experiment import Experiment, ExperimentSpec
+
+MAX_WAITING = 8
+MAX_KEPT = 32
+
+Work = Callable[[Callable[[AttackProgress], None], threading.Event], Experiment]
+
+
+@dataclass(eq=False)
+class Job:
+    """One experiment under way or done.
+
+    Attributes:
+        spec: What was asked; also the key of its result.
+        cancel: Set it to end the work at the next step.
+        progress: The latest, None before the first step.
+        future: Of the worker.
+    """
+
+    spec: ExperimentSpec
+    cancel: threading.Event = field(default_factory=threading.Event)
+    progress: AttackProgress | None = None
+    future: "Future[Experiment] | None" = None
+
+    @property
+    def is_over(self) -> bool:
+        """True once there is a result, an error or a cancellation."""
+        return self.future is not None and self.future.done()
+
+    @property
+    def was_cancelled(self) -> bool:
+        """True once the work ended without a result because somebody wished so."""
+        if self.future is None or not self.future.done():
+            return False
+        return self.future.cancelled() or isinstance(self.future.exception(), Cancelled)
+
+    def result(self) -> Experiment:
+        """The experiment of a finished job.
+
+        Raises:
+            ExitLensError: The one that ended the work.
+        """
+        assert self.future is not None
+        return self.future.result()
+
+
+class JobBoard:
+    """The jobs of all sessions. Two sessions that ask for the same experiment share one job."""
+
+    def __init__(self) -> None:
+        """Starts with no jobs."""
+        self._lock = threading.Lock()
+        self._jobs: OrderedDict[ExperimentSpec, Job] = OrderedDict()
+        # Torch already spreads one attack over all cores: a second worker would slow both.
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="attack")
+
+    def find(self, spec: ExperimentSpec) -> Job | None:
+        """The job of a spec, if it is still known."""
+        with self._lock:
+            return self._jobs.get(spec)
+
+    def start(self, spec: ExperimentSpec, work: Work) -> Job:
+        """The job of a spec: the known one unless it was cancelled or failed, else a new one.
+
+        Raises:
+            ExitLensError: If too many jobs wait already.
+        """
+        with self._lock:
+            known = self._jobs.get(spec)
+            if known and not (known.is_over and (known.was_cancelled or known.future.exception())):  # type: ignore[union-attr]
+                self._jobs.move_to_end(spec)
+                return known
+            if sum(not job.is_over for job in self._jobs.values()) >= MAX_WAITING:
+                raise ExitLensError(f"{MAX_WAITING} attacks are waiting already. Try again in a moment, or cancel one.")
+            job = Job(spec)
+            job.future = self._pool.submit(self._run, job, work)
+            self._jobs[spec] = job
+            self._jobs.move_to_end(spec)
+            for old in [known for known in self._jobs if self._jobs[known].is_over][: -MAX_KEPT or None]:
+                del self._jobs[old]
+            return job
+
+    def position(self, job: Job) -> int:
+        """How many jobs are still to end before this one can start."""
+        with self._lock:
+            unfinished = [other for other in self._jobs.values() if not other.is_over]
+        return unfinished.index(job) if job in unfinished else 0
+
+    @staticmethod
+    def _run(job: Job, work: Work) -> Experiment:
+        if job.cancel.is_set():
+            raise Cancelled
+
+        def remember(progress: AttackProgress) -> None:
+            job.progress = progress
+
+        return work(remember, job.cancel)

@@ -1,0 +1,53 @@
+"""A figure with its caption, table and downloads; numbers in words; busy and empty states."""
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from core.metrics import Rate
+
+
+def figure_panel(figure: go.Figure, *, key: str, alt: str, caption: str, table: pd.DataFrame | None = None) -> None:
+    """A chart, one line under it, and its table to look at and take away.
+
+    Args:
+        figure: Drawn with the page's theme.
+        key: Also the name of the downloaded files.
+        alt: What the chart shows, in words.
+        caption: Spec, n, interval, model and image set.
+        table: The rows that were drawn.
+    """
+    config = {
+        "displaylogo": False,
+        "modeBarButtons": [["toImage"]],
+        "toImageButtonOptions": {"format": "svg", "filename": f"exitlens-{key}"},
+    }
+    st.plotly_chart(figure, theme="streamlit", config=config, key=f"figure-{key}", alt=alt)
+    st.caption(caption)
+    if table is not None:
+        with st.expander(f"Table, {len(table)} rows"):
+            table_panel(table, key=key)
+
+
+def table_panel(table: pd.DataFrame, *, key: str) -> None:
+    """A table with its downloads."""
+    st.dataframe(table, hide_index=True, height=min(38 + 35 * len(table), 400))
+    with st.container(horizontal=True):
+        st.download_button("CSV", table.to_csv(index=False), f"exitlens-{key}.csv", "text/csv", key=f"csv-{key}")
+        st.download_button(
+            "Parquet",
+            lambda: table.to_parquet(index=False),
+            f"exitlens-{key}.parquet",
+            "application/octet-stream",
+            key=f"parquet-{key}",
+        )
+
+
+def rate_words(share: Rate) -> str:
+    """A rate as people read it: ``88 % (80–93 %), n = 120``; below ten images the count comes first."""
+    if not share.num_images:
+        return "none attackable"
+    interval = f"({100 * share.low:.0f}–{100 * share.high:.0f} %)"
+    if share.num_images < 10:
+        return f"{share.num_hits} of {share.num_images} {interval}"
+    return f"{100 * share.value:.0f} % {interval}, n = {share.num_images}"
