@@ -3,7 +3,6 @@
 import copy
 
 import torch
-from captum.attr import Saliency
 from torch import Tensor, nn
 
 from core.errors import ExitLensError
@@ -23,6 +22,9 @@ def saliency_maps(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
     Raises:
         ExitLensError: If ``classes`` does not name one class per image and exit.
     """
+    # Imported here: captum brings matplotlib, which no other page needs.
+    from captum.attr import Saliency
+
     private = copy.deepcopy(model)
     num_exits: int = private.num_exits  # type: ignore[assignment]
     if classes.shape != (len(images), num_exits):

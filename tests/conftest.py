@@ -1,13 +1,9 @@
-"""What every test may use: the import path, skips that say what is missing, toy names in the registries."""
+"""What every test may use: skips that say what is missing, toy names in the registries."""
 
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # Generated examples follow from the test's name, so a red run is red again; shared machines get no deadline.
 settings.register_profile("exitlens", deadline=None, derandomize=True, max_examples=60, database=None)

@@ -134,10 +134,27 @@ def assert_equals_peer(
 
 @pytest.mark.parametrize("goal_class", [None, GOAL_CLASS], ids=["untargeted", "targeted"])
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("toy")])
 def test_equals_torchattacks(case, spec, goal_class):
     """Mutant: no projection, momentum of signs or of plain gradients, another exit's loss, a step against the sign."""
     assert_equals_peer(case, LinfAttack(**{**vars(spec), "goal_class": goal_class}), by_torchattacks)
+
+
+@pytest.mark.parametrize(
+    ("name", "goal_class"),
+    [
+        ("fgsm", None),
+        ("pgd", None),
+        ("mi-fgsm", None),
+        pytest.param("mi-fgsm, decay 0.5", None, marks=pytest.mark.slow),
+        pytest.param("pgd", GOAL_CLASS, marks=pytest.mark.slow),
+        pytest.param("mi-fgsm", GOAL_CLASS, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("resnet56")])
+def test_equals_torchattacks_on_resnet56(case, name, goal_class):
+    """Mutant: as above."""
+    assert_equals_peer(case, LinfAttack(**{**vars(SPECS[name]), "goal_class": goal_class}), by_torchattacks)
 
 
 @pytest.mark.parametrize("case", CASES)

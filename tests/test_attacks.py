@@ -96,7 +96,7 @@ def test_images_stay_in_the_ball_and_in_the_pixel_range_when_both_bind(preset, r
 
 
 def test_epsilon_of_zero_returns_the_input_exactly():
-    """Mutant: the projection onto the ball dropped, or a random start that is not scaled by epsilon."""
+    """Mutant: the projection onto the ball dropped, or done only where there is no random start."""
     images, labels = images_at_the_edges(), labels_of(12)
     for preset in PRESETS.values():
         spec = preset(0.0, step_size=2 / 255, num_steps=4, random_start=True)
@@ -165,7 +165,7 @@ def test_pgd_of_one_full_size_step_is_fgsm_and_follows_the_sign_of_the_gradient(
 
 @pytest.mark.parametrize("random_start", [False, True], ids=["plain", "random start"])
 def test_mi_fgsm_without_decay_is_pgd(random_start):
-    """Mutant: ``spec.decay`` dropped from the momentum (every attack accumulates), or a normalisation per pixel."""
+    """Mutant: ``spec.decay`` dropped from the momentum (every attack accumulates), or 0 in its place (none does)."""
     model, images, labels = toy_model(), toy_images(12), labels_of(12)
     pgd, without_decay, with_decay = (
         adversarial_of(model, images, labels, spec)
@@ -228,7 +228,7 @@ def test_projection_of_two_steps_equals_the_numbers_worked_out_by_hand():
 # a decay of .9366 on. Plain gradients (.032760 - .035969) would turn it at decay 1, signs (1 - 1) would stop it.
 @pytest.mark.parametrize(("decay", "third"), [(0.0, 0.5), (0.9, 0.5), (0.95, 0.7), (1.0, 0.7)])
 def test_two_momentum_steps_equal_the_numbers_worked_out_by_hand(decay, third):
-    """Mutant: gradients not divided by their mean absolute value, their signs accumulated, or decay on both terms."""
+    """Mutant: gradients not divided by their mean absolute value, their signs accumulated, or 1 - decay on the new one."""
     assert hand_attack(decay=decay) == pytest.approx([0.7, 0.3, third], abs=1e-12)
 
 

@@ -582,7 +582,7 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
 @pytest.mark.usefixtures("toy_registry")
 @pytest.mark.parametrize("seed", range(4))
 def test_damage_at_random_places_gives_an_image_set_or_the_projects_error(tmp_path: Path, seed: int) -> None:
-    # Mutant: drop UnicodeDecodeError (paths, column names), SyntaxError (PNG chunks) or JSON errors from what is caught.
+    # Mutant: drop UnicodeDecodeError (paths, column names), SyntaxError (PNG chunks) or JSON errors from the excepts.
     chance = random.Random(seed)
     file = write_hub_parquet(
         tmp_path / "toy/test.parquet", pictures(), labels_of(), stored_paths(), class_names=TOY_CLASSES

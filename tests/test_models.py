@@ -1,5 +1,7 @@
 """Networks with exits: where the exits stand, what they cost, and that stopping early computes nothing more."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -48,7 +50,7 @@ def test_every_registered_model_fits_every_data_set(architecture: str, dataset: 
     assert not model.training
     costs = model.exit_costs
     assert len(costs) == len(positions) + 1 and costs[-1] == 1 and costs[0] > 0
-    assert all(earlier < later for earlier, later in zip(costs, costs[1:], strict=False))
+    assert all(earlier < later for earlier, later in pairwise(costs))
     for layer in model.exit_layers:
         model.get_submodule(layer)
 

@@ -1,12 +1,14 @@
 """Recipes, the loss over exits, augmentation, and a loop that can be killed without a trace."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from toys import TOY_SIZE, toy_image_set
 
 from core.errors import ExitLensError
 from core.evaluation import exit_logits
@@ -14,7 +16,6 @@ from core.models import build_model
 from core.training import loop
 from core.training.loop import Epoch, exit_loss_weights, train
 from core.training.recipe import RECIPES, Recipe, load_recipe
-from toys import TOY_SIZE, toy_image_set
 
 SHIPPED = sorted(file.stem for file in RECIPES.glob("*.toml"))
 
@@ -182,7 +183,7 @@ def augmented(images: Tensor, padding: int, copies: int) -> Tensor:
     padded = F.pad(images[None].float(), (padding,) * 4, mode="reflect").byte().permute(0, 2, 3, 1).contiguous()
     rows = torch.zeros(copies, dtype=torch.long)
     batch = loop._augmented(padded, rows, side, torch.Generator().manual_seed(0))
-    assert batch.shape == (copies, 3, side, side) and 0 <= batch.min() and batch.max() <= 1
+    assert batch.shape == (copies, 3, side, side) and batch.min() >= 0 and batch.max() <= 1
     return (batch * 255).round().byte()
 
 
@@ -334,7 +335,7 @@ def test_epochs_report_steps_and_validation_accuracy_of_every_exit(tmp_path: Pat
 @pytest.mark.usefixtures("toy_registry")
 def test_training_learns_at_every_exit(tmp_path: Path) -> None:
     # Mutant: no optimizer step, labels shuffled against images, or an exit whose loss has no weight. Chance is 0.25.
-    recipe = toy_recipe(num_epochs=12, peak_learning_rate=0.1, batch_size=32)
+    recipe = toy_recipe(num_epochs=12, batch_size=32)
     training, validation = toy_image_set(256), toy_image_set(100, split="validation", seed=1)
     epochs: list[Epoch] = []
     train(recipe, training, validation, state_folder=tmp_path, compiled=False, on_epoch=epochs.append)
@@ -343,14 +344,12 @@ def test_training_learns_at_every_exit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler: apt-get install g++")
 @pytest.mark.usefixtures("toy_registry")
-def test_compiled_training_follows_the_uncompiled_one(tmp_path: Path) -> None:
-    # Mutant: the compiled network trains a copy of the model. Rounding differs, so only closeness is asked for.
-    training, validation = toy_image_set(64), toy_image_set(16, split="validation", seed=1)
-    models = [
-        train(toy_recipe(num_epochs=1, architecture="resnet56", exits=(3,)), training, validation,
-              state_folder=tmp_path / str(compiled), compiled=compiled)[0]
-        for compiled in (False, True)
-    ]  # fmt: skip
-    plain, compiled = (torch.cat([p.flatten() for p in model.parameters()]) for model in models)
-    assert (plain - compiled).norm() < 0.1 * plain.norm()
+def test_compiled_training_learns_into_the_model_it_returns(tmp_path: Path) -> None:
+    # Mutant: the compiled network trains a copy of the model.
+    recipe = toy_recipe(num_epochs=12, batch_size=32)
+    training, validation = toy_image_set(256), toy_image_set(100, split="validation", seed=1)
+    model, _ = train(recipe, training, validation, state_folder=tmp_path, compiled=True)
+    right = exit_logits(model, validation).argmax(-1) == validation.labels[:, None]
+    assert right.double().mean(0).min() > 0.9

@@ -77,12 +77,26 @@ class ExitNetwork(nn.Module):
         self.image_size = image_size
         self._ends = (*exit_positions, len(backbone.blocks) - 1)
         self.exits = nn.ModuleList(self._exit_classifiers(num_classes, image_size))
-        self.exit_costs: tuple[float, ...] = (1.0,)
+        self._exit_costs: tuple[float, ...] | None = None
 
     @property
     def num_exits(self) -> int:
         """K, the final exit counted."""
         return len(self._ends)
+
+    @property
+    def exit_costs(self) -> tuple[float, ...]:
+        """Cost fraction of leaving at each exit, K of them, counted once on first use."""
+        if self._exit_costs is None:
+            # Imported here: torch's counter brings a second of imports that a loaded card spares.
+            from core.models.costs import exit_costs
+
+            self._exit_costs = exit_costs(self, self.image_size)
+        return self._exit_costs
+
+    @exit_costs.setter
+    def exit_costs(self, costs: tuple[float, ...]) -> None:
+        self._exit_costs = costs
 
     @property
     def exit_layers(self) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from core.datasets import DATASETS
 from core.errors import ExitLensError
 from core.models import resnet
 from core.models.classifiers import Backbone, ExitNetwork
-from core.models.costs import exit_costs
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ ARCHITECTURES = {"resnet56": Architecture("ResNet-56", resnet.ResNet56, resnet.E
 
 
 def build_model(architecture: str, dataset: str, exit_positions: Sequence[int] = ()) -> ExitNetwork:
-    """A network with freshly drawn weights, its exit costs computed.
+    """A network with freshly drawn weights.
 
     Args:
         architecture: A key of ``ARCHITECTURES``.
@@ -52,6 +51,4 @@ def build_model(architecture: str, dataset: str, exit_positions: Sequence[int] =
     last = len(backbone.blocks) - 1
     if list(positions) != sorted(set(positions)) or not all(0 <= position < last for position in positions):
         raise ExitLensError(f"Exit positions {list(positions)} must rise and lie between 0 and {last - 1}.")
-    model = ExitNetwork(backbone, positions, facts.num_classes, facts.image_size, facts.mean, facts.std).eval()
-    model.exit_costs = exit_costs(model, facts.image_size)
-    return model
+    return ExitNetwork(backbone, positions, facts.num_classes, facts.image_size, facts.mean, facts.std).eval()

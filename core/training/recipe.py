@@ -1,6 +1,8 @@
 """Recipes: everything that makes a model, in one TOML file."""
 
 import json
+import math
+import re
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,11 +66,22 @@ class Recipe:
             raise ExitLensError(
                 f"Recipe {self.name!r} weighs {len(self.exit_weights)} exits but has {len(self.exit_positions)}."
             )
-        if self.num_epochs < 1 or self.batch_size < 2 or self.peak_learning_rate <= 0:
-            raise ExitLensError(
-                f"Recipe {self.name!r} needs num_epochs of 1 or more, batch_size of 2 or more and a positive "
-                "peak_learning_rate."
-            )
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ExitLensError(f"The name {self.name!r} becomes a folder: use letters, digits, '-', '_' and '.' only.")
+        allowed = {
+            "num_epochs of 1 or more": self.num_epochs >= 1,
+            "batch_size of 2 or more": self.batch_size >= 2,
+            "a positive, finite peak_learning_rate": 0 < self.peak_learning_rate < math.inf,
+            "warmup_share in [0, 1]": 0 <= self.warmup_share <= 1,
+            "momentum in (0, 1)": 0 < self.momentum < 1,
+            "weight_decay of 0 or more": 0 <= self.weight_decay < math.inf,
+            "crop_padding from 0 to one less than the image side": 0
+            <= self.crop_padding
+            < DATASETS[self.dataset].image_size,
+        }
+        broken = [rule for rule, holds in allowed.items() if not holds]
+        if broken:
+            raise ExitLensError(f"Recipe {self.name!r} needs {'; '.join(broken)}.")
 
     @property
     def exit_positions(self) -> tuple[int, ...]:
