@@ -212,7 +212,7 @@ def _parse_objective(text: str) -> tuple[str, int | None]:
     if not text.startswith("exit-"):
         return text, None
     number = text.removeprefix("exit-")
-    if not number.isdigit() or number == "0":
+    if not number.isdecimal() or int(number) == 0:
         raise ExitLensError(f"Unknown objective {text!r}. Write taken, final, mean, or exit-1, exit-2 …")
     return "exit", int(number) - 1
 

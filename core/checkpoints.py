@@ -15,6 +15,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from core.data import ImageSet
+from core.datasets import DATASETS
 from core.errors import ExitLensError
 from core.evaluation import exit_logits
 from core.metrics import OperatingPoint, Rate, rate
@@ -142,7 +143,7 @@ def load_card(name: str, folder: Path | None = None) -> ModelCard:
     """
     root = folder or checkpoints_folder()
     path = root / name / CARD_FILE
-    if not path.is_file():
+    if name not in list_models(root):
         known = ", ".join(list_models(root)) or "none"
         raise ExitLensError(f"There is no model {name!r} ({path} is missing). Models here: {known}.")
     try:
@@ -155,6 +156,11 @@ def load_card(name: str, folder: Path | None = None) -> ModelCard:
         raise ExitLensError(
             f"{path} is the card of {card.name!r}, not of {name!r}. Rename the folder or restore the file."
         )
+    num_exits = len(card.exit_positions) + 1
+    if {len(card.exit_layers), len(card.exit_costs), len(card.test), len(card.validation_accuracy)} != {num_exits}:
+        raise ExitLensError(f"{path} is damaged (it does not describe {num_exits} exits). Restore the file.")
+    if card.architecture not in ARCHITECTURES or card.dataset not in DATASETS:
+        raise ExitLensError(f"{path} asks for {card.architecture!r} on {card.dataset!r}, which this version lacks.")
     return card
 
 
@@ -184,17 +190,17 @@ def load_model(name: str, folder: Path | None = None) -> tuple[ExitNetwork, Mode
             f"{path} is damaged or belongs to another model: its sha256 is {digest[:12]}…, the card says "
             f"{card.weights_sha256[:12]}…. Restore the file."
         )
-    model = build_model(card.architecture, card.dataset, card.exit_positions)
     try:
+        model = build_model(card.architecture, card.dataset, card.exit_positions)
         unpack_weights(model, payload)
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, ExitLensError) as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise ExitLensError(
             f"{path} does not fit {card.architecture} with {card.num_exits} exits ({first})."
         ) from error
-    if len(card.exit_costs) != model.num_exits or card.num_classes != model.num_classes:
+    if (card.num_classes, len(card.class_names)) != (model.num_classes, model.num_classes):
         raise ExitLensError(
-            f"{path.parent / CARD_FILE} names {card.num_exits} exits, the network has {model.num_exits}."
+            f"{path.parent / CARD_FILE} names {len(card.class_names)} classes, the network has {model.num_classes}."
         )
     model.exit_costs = card.exit_costs  # a test counts them again
     return model.eval().requires_grad_(False), card

@@ -10,6 +10,7 @@ from core.attacks.run import AttackProgress, AttackResult, CancelToken, attack
 from core.attacks.spec import LinfAttack
 from core.checkpoints import ModelCard
 from core.data import ImageSet
+from core.errors import ExitLensError
 from core.exits import ExitPolicy
 from core.models import ExitModel
 
@@ -90,6 +91,12 @@ def run_experiment(
         ExitLensError: If spec, images and models do not fit each other.
         Cancelled: Once ``cancel`` is set.
     """
+    datasets = {card.dataset for _, card in models.values()} | {image_set.dataset}
+    if spec.model not in models or len(datasets) > 1:
+        raise ExitLensError(
+            f"{spec.model} is to be attacked on {image_set.name}, beside {', '.join(models) or 'no model'}. Give that "
+            f"model and others of its data set only; these are of {', '.join(sorted(datasets))}."
+        )
     pixels, results, logits = image_set.pixels(), {}, {}
     for number, (name, (model, card)) in enumerate(models.items()):
 

@@ -1,6 +1,7 @@
 """An experiment on disk: perturbations, tables and a summary that says how to make it again."""
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 
 from core.attacks.spec import as_255
 from core.data import parse_image_set_name
+from core.errors import ExitLensError
 from core.exits import ExitPolicy
 from core.experiment import Experiment, ExperimentSpec
 from core.metrics import Rate, rate
@@ -39,7 +41,8 @@ def experiment_summary(experiment: Experiment, policy: ExitPolicy) -> dict[str, 
         "policy": asdict(policy),
         "success_rule": own.success_rule.iloc[0],
         "denominator": "attackable",
-        "success": asdict(success),
+        # JSON has no NaN: the rate of no images is null.
+        "success": {**asdict(success), "value": success.value if success.num_images else None},
         "clean_accuracy": asdict(clean_right),
         "adversarial_accuracy": asdict(still_right),
         "exit_shift": {"earlier": earlier, "same": same, "later": later},
@@ -52,8 +55,15 @@ def experiment_summary(experiment: Experiment, policy: ExitPolicy) -> dict[str, 
 
 
 def write_experiment(experiment: Experiment, policy: ExitPolicy, folder: Path) -> None:
-    """Writes ``perturbations.safetensors`` (float16, one tensor per source), Parquet tables and ``summary.json``."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes ``perturbations.safetensors`` (float16, one tensor per source), Parquet tables and ``summary.json``.
+
+    Raises:
+        ExitLensError: If the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExitLensError(f"{folder} cannot be made a folder ({error.strerror}). Choose another place.") from error
     ids = experiment.image_set.image_ids
     tensors = {name: result.perturbations.contiguous() for name, result in experiment.results.items()}
     save_file(tensors, folder / "perturbations.safetensors", metadata={"image_ids": json.dumps(ids)})
@@ -71,22 +81,28 @@ def command_of(spec: ExperimentSpec) -> str:
     parse_image_set_name(spec.images)
     words = [
         "python -m core attack",
-        f"--model {spec.model}",
-        f"--images {spec.images}",
+        f"--model {shlex.quote(spec.model)}",
+        f"--images {shlex.quote(spec.images)}",
         f"--attack {attack.name}",
-        f"--epsilon {as_255(attack.epsilon)}",
-        f"--step-size {as_255(attack.step_size)}",
+        f"--epsilon {_exact_length(attack.epsilon)}",
+        f"--step-size {_exact_length(attack.step_size)}",
         f"--steps {attack.num_steps}",
         f"--objective {attack.objective if attack.exit_index is None else f'exit-{attack.exit_index + 1}'}",
-        f"--threshold {policy.threshold:g}",
+        f"--threshold {policy.threshold}",
     ]
-    words += [f"--decay {attack.decay:g}"] if attack.decay else []
+    words += [f"--decay {attack.decay}"] if attack.decay or attack.name == "mi-fgsm" else []
     words += ["--random-start"] if attack.random_start else []
     words += [f"--seed {attack.seed}"] if attack.seed else []
     words += [f"--goal-class {attack.goal_class}"] if attack.goal_class is not None else []
     words += ["--stop-when-fooled"] if attack.stop_when_fooled else []
     words += [f"--fallback {policy.fallback}"] if policy.fallback != "final" else []
     return " ".join([*words, "--out output/attack"])
+
+
+def _exact_length(value: float) -> str:
+    """A pixel length that is read back as this very number: ``8/255`` where that says it all."""
+    numerator = f"{value * 255:.4g}"
+    return as_255(value) if float(numerator) / 255 == value else repr(value)
 
 
 def _words(success: Rate) -> str:

@@ -38,16 +38,17 @@ class TableSchema:
             difference = set(frame.columns) ^ set(self.columns)
             raise ValueError(f"Table {self.name}: columns {sorted(difference)} are missing or unknown.")
         for column, kind in self.columns.items():
-            if not _KINDS[kind](frame[column].dtype):
+            if not _KINDS[kind](frame[column]):
                 raise ValueError(f"Table {self.name}: {column} is {frame[column].dtype}, not a {kind}.")
         return frame[list(self.columns)]
 
 
 _KINDS = {
-    "text": lambda dtype: pd.api.types.is_string_dtype(dtype),
-    "whole": lambda dtype: pd.api.types.is_integer_dtype(dtype),
-    "number": lambda dtype: pd.api.types.is_float_dtype(dtype),
-    "truth": lambda dtype: pd.api.types.is_bool_dtype(dtype),
+    # Given the column and not its dtype: of an object column, pandas then looks at the cells.
+    "text": lambda column: pd.api.types.is_string_dtype(column),
+    "whole": lambda column: pd.api.types.is_integer_dtype(column),
+    "number": lambda column: pd.api.types.is_float_dtype(column),
+    "truth": lambda column: pd.api.types.is_bool_dtype(column),
 }
 _STATE = {
     "answered_exit": "whole",

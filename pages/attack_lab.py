@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from ui import cache, lab
+from ui import cache, picking, result, running
 from ui.controls import attack_controls, setting_controls
 from ui.shell import kind_errors, page_setup
 
@@ -13,19 +13,19 @@ with kind_errors():
     setting = setting_controls()
     whole = cache.image_set(setting.set_name)
     st.header("1 · Pick images")
-    indices = lab.picking(setting, whole)
+    indices = picking.picked_images(setting, whole)
 
     st.header("2 · Attack them")
     attack, made_at = attack_controls(setting.card, whole.class_names)
-    spec = lab.spec_of(setting, indices, attack, made_at)
-    lab.running(spec, setting)
+    spec = running.spec_of(setting, indices, attack, made_at)
+    running.run_button(spec, setting)
 
     st.header("3 · What came of it")
-    experiment = lab.shown_experiment()
+    experiment = running.shown_experiment()
     if experiment is None:
         st.info("The result appears here as soon as the attack is done.")
     else:
-        own = lab.headline(experiment, setting)
-        lab.population(experiment, setting, own)
-        lab.close_up(experiment, setting, own)
-        lab.take_away(experiment, setting)
+        own = result.headline(experiment, setting)
+        result.population(experiment, setting, own)
+        result.close_up(experiment, setting, own)
+        result.take_away(experiment, setting)

@@ -444,10 +444,11 @@ def test_empty_data_root_names_the_file_it_should_hold(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("toy_registry")
 def test_unreadable_picture_is_named_by_file_and_index(tmp_path: Path) -> None:
-    # Mutant: name the first part whichever file the picture is in.
+    # Mutant: name the first part whichever file the picture is in; SyntaxError not caught.
     write_rows(tmp_path / "toy/test-00000-of-00002.parquet", list(range(6)))
     encoded = [png(image) for image in pictures()[6:]]
-    for garbage in (b"", b"not a picture", encoded[3][:60], b"%!PS-Adobe-3.0 EPSF-3.0\n"):
+    broken_chunk = encoded[3].replace(b"IDAT", b"\x00DAT")  # Pillow raises SyntaxError here
+    for garbage in (b"", b"not a picture", encoded[3][:60], broken_chunk, b"%!PS-Adobe-3.0 EPSF-3.0\n"):
         damaged = [*encoded[:3], garbage, *encoded[4:]]
         file = tmp_path / "toy/test-00001-of-00002.parquet"
         write_hub_parquet(file, damaged, labels_of()[6:], stored_paths()[6:])
@@ -531,6 +532,19 @@ def test_truncated_file_is_named(tmp_path: Path, kept: int) -> None:
     with pytest.raises(ExitLensError, match="not a readable Parquet file") as raised:
         open_image_set("toy:test", tmp_path)
     assert str(file) in str(raised.value)
+
+
+@pytest.mark.usefixtures("toy_registry")
+def test_text_that_is_not_utf8_is_named_with_its_file(tmp_path: Path) -> None:
+    # Mutant: UnicodeDecodeError from a stored path or a column's name reaches the caller.
+    file = write_rows(tmp_path / "toy/test.parquet", list(range(NUM_TEST)))
+    pq.write_table(pq.read_table(file), file, compression="none", use_dictionary=False)
+    content = file.read_bytes()
+    for text in (b"test_00003", b"label"):
+        file.write_bytes(content.replace(text, b"\xff" * len(text)))
+        with pytest.raises(ExitLensError) as raised:
+            open_image_set("toy:test", tmp_path)
+        assert str(file) in str(raised.value)
 
 
 @pytest.mark.usefixtures("toy_registry")

@@ -5,8 +5,8 @@ import streamlit as st
 
 from core.attacks.spec import pgd
 from core.exits import ExitPolicy
-from core.experiment import ExperimentSpec
-from ui import cache, lab
+from core.experiment import ExperimentSpec, attack_for
+from ui import cache, result, running
 from ui.controls import Setting, glyph_label
 
 WAYS_IN: tuple[tuple[str, str, dict[str, str]], ...] = (
@@ -19,18 +19,18 @@ WAYS_IN: tuple[tuple[str, str, dict[str, str]], ...] = (
 def live_result(setting: Setting) -> None:
     """A PGD attack on the bundled samples, made now by the models on this machine."""
     images = f"{setting.card.dataset}:samples:0-19"
-    spec = lab.spec_of(setting, list(range(20)), pgd(), ExitPolicy())
-    spec = ExperimentSpec(images, spec.model, spec.attack, spec.made_at)
-    job = cache.start_experiment(spec)
+    spec = ExperimentSpec(images, setting.card.name, attack_for(setting.card, pgd()), ExitPolicy())
+    job = cache.job_board().find(spec) or cache.start_experiment(spec)
     if not job.is_over:
         st.markdown("Attacking the 20 bundled sample images with PGD, now, on this machine …")
-        lab.progress(job)
+        running.progress(job)
         return
     if job.was_cancelled:
-        st.info("The live attack was cancelled. Reload the page to run it again.")
+        st.info("The live attack was cancelled.")
+        st.button("Run it again", on_click=cache.start_experiment, args=(spec,))
         return
     st.markdown("Just now, on this machine: PGD within 8/255 against the 20 bundled sample images.")
-    lab.headline(job.result(), setting)
+    result.headline(job.result(), setting)
 
 
 def ways_in() -> None:

@@ -44,6 +44,13 @@ class Job:
             return False
         return self.future.cancelled() or isinstance(self.future.exception(), Cancelled)
 
+    @property
+    def is_wanted(self) -> bool:
+        """False once it failed or was told to end: whoever asks again needs a new job."""
+        if self.future is None or not self.future.done():
+            return not self.cancel.is_set()
+        return not self.future.cancelled() and self.future.exception() is None
+
     def result(self) -> Experiment:
         """The experiment of a finished job.
 
@@ -70,15 +77,16 @@ class JobBoard:
             return self._jobs.get(spec)
 
     def start(self, spec: ExperimentSpec, work: Work) -> Job:
-        """The job of a spec: the known one unless it was cancelled or failed, else a new one.
+        """The job of a spec: the known one unless it is being cancelled, was cancelled or failed, else a new one.
 
         Raises:
             ExitLensError: If too many jobs wait already.
         """
         with self._lock:
             known = self._jobs.get(spec)
-            if known and not (known.is_over and (known.was_cancelled or known.future.exception())):  # type: ignore[union-attr]
-                self._jobs.move_to_end(spec)
+            if known and known.is_wanted:
+                if known.is_over:  # the order of the others is that of the queue
+                    self._jobs.move_to_end(spec)
                 return known
             if sum(not job.is_over for job in self._jobs.values()) >= MAX_WAITING:
                 raise ExitLensError(f"{MAX_WAITING} attacks are waiting already. Try again in a moment, or cancel one.")

@@ -44,10 +44,9 @@ def table_panel(table: pd.DataFrame, *, key: str) -> None:
 
 
 def rate_words(share: Rate) -> str:
-    """A rate as people read it: ``88 % (80–93 %), n = 120``; below ten images the count comes first."""
+    """A rate as people read it: ``7 of 8 (88 %, 53–98 %)``, or ``88 % (105 of 120, 80–93 %)`` from ten images on."""
     if not share.num_images:
-        return "none attackable"
-    interval = f"({100 * share.low:.0f}–{100 * share.high:.0f} %)"
-    if share.num_images < 10:
-        return f"{share.num_hits} of {share.num_images} {interval}"
-    return f"{100 * share.value:.0f} % {interval}, n = {share.num_images}"
+        return "none attackable, none"
+    interval = f"{100 * share.low:.0f}–{100 * share.high:.0f} %"
+    counts, percent = f"{share.num_hits} of {share.num_images}", f"{100 * share.value:.0f} %"
+    return f"{counts} ({percent}, {interval})" if share.num_images < 10 else f"{percent} ({counts}, {interval})"

@@ -5,6 +5,8 @@ Keys in ``LINK`` are bound to the address: they are the link. Keys in ``SESSION`
 
 from dataclasses import dataclass
 
+import streamlit as st
+
 from core.experiment import ExperimentSpec
 
 LINK = (
@@ -43,3 +45,9 @@ class LabState:
 
 
 SESSION = {"lab": LabState}
+
+
+def lab_state() -> LabState:
+    """The lab's memory in this session."""
+    state: LabState = st.session_state["lab"]
+    return state

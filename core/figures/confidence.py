@@ -40,20 +40,7 @@ def confidence_figure(
                 marker={"symbol": symbol, "size": 10, "color": colour},
             )
         )
-        row = rows[rows.exit_index == taken].iloc[0]
-        above = state == "adversarial"
-        figure.add_annotation(
-            x=names[taken],
-            y=row.confidence,
-            text=f"leaves here: {class_names[row.predicted]}",
-            font={"color": colour, "size": FONT_SIZE},
-            ay=-34 if above else 38,
-            ax=0,
-            arrowcolor=colour,
-            arrowwidth=1.5,
-            arrowhead=0,
-            standoff=7,
-        )
+        _add_words(figure, rows, names, class_names, taken, colour, side=1 if state == "adversarial" else -1)
     if len(names) > 1:
         figure.add_hline(threshold, line={"color": THRESHOLD, "dash": "dot", "width": 1.5})
         figure.add_annotation(
@@ -64,20 +51,20 @@ def confidence_figure(
             yanchor="bottom",
             text=f"threshold {threshold:.2f}",
             showarrow=False,
-            font={"size": 12, "color": THRESHOLD},
+            font={"size": 12},
         )
     figure.update_xaxes(categoryorder="array", categoryarray=names, range=[-0.6, len(names) - 0.4], showgrid=False)
-    figure.update_yaxes(range=[-0.08, 1.22], tickvals=[0, 0.2, 0.4, 0.6, 0.8, 1], title="confidence", zeroline=False)
+    figure.update_yaxes(range=[-0.12, 1.24], tickvals=[0, 0.2, 0.4, 0.6, 0.8, 1], title="confidence", zeroline=False)
     return figure
 
 
 def _trace(rows: pd.DataFrame, state: str, names: list[str], class_names: Sequence[str], opacity: float) -> go.Scatter:
     colour, dash, symbol = _STATES[state]
-    words = [class_names[index] for index in rows.predicted]
+    words = [[class_names[row.predicted], "right" if row.right else "wrong", state] for row in rows.itertuples()]
     return go.Scatter(
         x=[names[index] for index in rows.exit_index],
         y=rows.confidence,
-        mode="lines+markers+text",
+        mode="lines+markers",
         showlegend=False,
         opacity=opacity,
         line={"color": colour, "dash": dash, "width": 2},
@@ -87,16 +74,40 @@ def _trace(rows: pd.DataFrame, state: str, names: list[str], class_names: Sequen
             "color": colour,
             "line": {"color": colour, "width": 2},
         },
-        text=_changes(words) if opacity < 1 else None,
-        textposition="bottom center" if state == "clean" else "top center",
-        textfont={"size": 12, "color": colour},
-        customdata=[
-            [word, "right" if right else "wrong", state] for word, right in zip(words, rows.right, strict=True)
-        ],
+        customdata=words,
         hovertemplate="%{x}, %{customdata[2]}: %{customdata[0]} (%{customdata[1]}), confidence %{y:.2f}<extra></extra>",
-        hoverinfo="skip" if opacity < 1 else None,
     )
 
 
-def _changes(words: list[str]) -> list[str]:
-    return [word if index == 0 or word != words[index - 1] else "" for index, word in enumerate(words)]
+def _add_words(
+    figure: go.Figure,
+    rows: pd.DataFrame,
+    names: list[str],
+    class_names: Sequence[str],
+    taken: int,
+    colour: str,
+    side: int,
+) -> None:
+    """Names the class where it changes and where the image leaves, above (1) or below (-1) the line.
+
+    Words take the theme's text colour: no data colour is legible as small text on both backgrounds.
+    """
+    previous = None
+    for row in rows.itertuples():
+        word = class_names[row.predicted]
+        place = {"x": names[row.exit_index], "y": row.confidence}
+        if row.exit_index == taken:
+            figure.add_annotation(
+                **place,
+                text=f"leaves here: {word}",
+                font={"size": FONT_SIZE},
+                ax=0,
+                ay=-36 * side,
+                arrowcolor=colour,
+                arrowwidth=1.5,
+                arrowhead=0,
+                standoff=7,
+            )
+        elif word != previous:
+            figure.add_annotation(**place, text=word, font={"size": 12}, showarrow=False, yshift=15 * side)
+        previous = word

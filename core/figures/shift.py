@@ -13,8 +13,8 @@ def shift_figure(counts: dict[str, dict[str, int]]) -> go.Figure:
     Args:
         counts: For each bar's label, the images that leave ``earlier``, at the ``same`` exit and ``later``.
     """
-    figure = bare_figure(STRIP_HEIGHT)
     labels = list(counts)
+    figure = bare_figure(STRIP_HEIGHT + 30 * (len(labels) - 1))
     for word, colour in _COLOURS.items():
         values = [counts[label][word] for label in labels]
         figure.add_trace(

@@ -31,7 +31,7 @@ def steps_figure(steps: pd.DataFrame, exits_taken: Sequence[int], class_names: S
             zmax=1,
             xgap=2,
             ygap=2,
-            colorbar={"title": {"text": "true class", "side": "right"}, "tickvals": [0, 0.5, 1], "thickness": 12},
+            colorbar={"title": {"text": "p(true class)", "side": "right"}, "tickvals": [0, 0.5, 1], "thickness": 12},
             hovertemplate="step %{x}, %{y}: true class %{z:.2f}, predicts %{customdata}<extra></extra>",
         )
     )

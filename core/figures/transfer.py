@@ -20,8 +20,8 @@ def transfer_figure(transfer: pd.DataFrame, labels: dict[str, str]) -> go.Figure
     figure.add_trace(
         go.Heatmap(
             z=[[100 * cell.rate for cell in row] for row in grid],
-            x=[labels[name] for name in models],
-            y=[labels[name] for name in models],
+            x=[_wrapped(labels[name]) for name in models],
+            y=[_wrapped(labels[name]) for name in models],
             customdata=[[f"{100 * cell.low:.0f}–{100 * cell.high:.0f} %" for cell in row] for row in grid],
             text=[[_cell_text(cell) for cell in row] for row in grid],
             texttemplate="%{text}",
@@ -44,9 +44,15 @@ def transfer_figure(transfer: pd.DataFrame, labels: dict[str, str]) -> go.Figure
             y1=index + 0.49,
             line={"color": QUIET, "width": 2},
         )
-    figure.update_xaxes(title="shown to", side="bottom", showgrid=False, constrain="domain")
+    figure.update_xaxes(title="shown to", tickangle=0, side="bottom", showgrid=False, constrain="domain")
     figure.update_yaxes(title="made on", autorange="reversed", showgrid=False)
     return figure
+
+
+def _wrapped(label: str) -> str:
+    # Names end in the kind of the model, which goes below, so that neighbours do not collide.
+    architecture, _, kind = label.rpartition(" ")
+    return f"{architecture}<br>{kind}"
 
 
 def _cell_text(cell: pd.Series) -> str:

@@ -1,7 +1,5 @@
-"""The attack lab's three beats: picking, running, and the result from headline to close-up."""
+"""The result of an attack: headline, population, close-up of one image, and what to take away."""
 
-import random
-from dataclasses import dataclass
 from urllib.parse import urlencode
 
 import numpy as np
@@ -9,11 +7,9 @@ import pandas as pd
 import streamlit as st
 import torch
 
-from core.attacks.spec import LinfAttack
-from core.data import ImageSet, parse_image_set_name
-from core.errors import ExitLensError
-from core.exits import ExitPolicy, decide, decide_from_confidences
-from core.experiment import Experiment, ExperimentSpec, attack_for
+from core.checkpoints import ModelCard
+from core.exits import decide_from_confidences
+from core.experiment import Experiment
 from core.export import command_of
 from core.figures import confidence_figure, saliency_figure, shift_figure, steps_figure, transfer_figure
 from core.figures.theme import SHIFT_GLYPHS, exit_names
@@ -21,241 +17,9 @@ from core.metrics import rate
 from core.tables import transfer_table
 from ui import cache
 from ui.controls import Setting, glyph_label
-from ui.jobs import Job
 from ui.panels import figure_panel, rate_words, table_panel
-from ui.state import LabState
 
-MAX_IMAGES = 256
-TILES_PER_PAGE = 20
 PERTURBATION_GAIN = 10
-NUM_SURPRISES = 8
-
-
-def _state() -> LabState:
-    state: LabState = st.session_state["lab"]
-    return state
-
-
-# ---- 1 · picking -----------------------------------------------------------------------------------------
-
-
-def picking(setting: Setting, whole: ImageSet) -> list[int]:
-    """Tiles and filters; returns the official indices that are picked.
-
-    Raises:
-        ExitLensError: If the selection cannot be read, or names images that are not there.
-    """
-    pool = _pool_table(setting, whole)
-    text = st.text_input(
-        "Picked images, by official index",
-        "0-7",
-        key="images",
-        bind="query-params",
-        persist_state="session",
-        help="Such as 0-7 or 3,12,40-47; at most 256. Tiles below change this line.",
-    )
-    picked = parse_image_set_name(f"{setting.set_name}:{text}")[2] or []
-    whole.rows_of(picked)
-    if len(picked) > MAX_IMAGES:
-        raise ExitLensError(
-            f"{len(picked)} images are picked; the lab takes {MAX_IMAGES}. Use the command line for more."
-        )
-    names = exit_names(setting.card.num_exits)
-    columns = st.columns([1.2, 1, 1, 1], vertical_alignment="bottom")
-    wanted_class = columns[0].selectbox("Class", ["any", *whole.class_names], key="filter_class")
-    wanted_right = columns[1].selectbox("When clean", ["right or wrong", "right", "wrong"], key="filter_right")
-    wanted_exit = columns[2].selectbox("Leaves at", ["any exit", *names], key="filter_exit")
-    matching = pool[
-        ((wanted_class == "any") | (pool.class_name == wanted_class))
-        & ((wanted_right == "right or wrong") | (pool.right == (wanted_right == "right")))
-        & ((wanted_exit == "any exit") | (pool.exit_name == wanted_exit))
-    ]
-    columns[3].button("Surprise me", on_click=_surprise, args=(matching.image_index.tolist(),), width="stretch")
-    if matching.empty:
-        st.info("No image here is like that. Loosen a filter.")
-        return picked
-    _tiles(matching, whole, picked)
-    more = f"; tiles show the first {len(pool)} of {len(whole):,}, any can be picked by index"
-    st.caption(
-        f"{len(picked)} picked. {len(matching)} of {len(pool)} images match{more if len(whole) > len(pool) else ''}. "
-        f"Exits and answers of {glyph_label(setting.card)} at threshold {setting.policy.threshold:.2f}."
-    )
-    return picked
-
-
-def _pool_table(setting: Setting, whole: ImageSet) -> pd.DataFrame:
-    logits = torch.tensor(cache.pool_logits(setting.card.name, setting.card.weights_sha256, whole.name, 0))
-    decisions = decide(logits, setting.policy)
-    names = exit_names(setting.card.num_exits)
-    labels = whole.labels[: len(logits)]
-    return pd.DataFrame(
-        {
-            "image_index": whole.indices[: len(logits)].numpy(),
-            "row": np.arange(len(logits)),
-            "class_name": [whole.class_names[label] for label in labels],
-            "answer": [whole.class_names[answer] for answer in decisions.prediction],
-            "right": (decisions.prediction == labels).numpy(),
-            "exit_name": [names[index] for index in decisions.computed_exit],
-        }
-    )
-
-
-def _tiles(matching: pd.DataFrame, whole: ImageSet, picked: list[int]) -> None:
-    num_pages = -(-len(matching) // TILES_PER_PAGE)
-    page = st.pagination(num_pages, key="tile_page") if num_pages > 1 else 1
-    shown = matching.iloc[(page - 1) * TILES_PER_PAGE : page * TILES_PER_PAGE]
-    with st.grid(min_column_width=104, gap="small", key="tiles"):
-        for tile in (Tile(*row) for row in shown.itertuples(index=False)):
-            index = tile.image_index
-            with st.container(key=f"tile-{index}"):
-                answer = "right" if tile.right else f"answers {tile.answer}"
-                st.image(
-                    _picture(whole.images[tile.row]),
-                    width=96,
-                    alt=f"Image {index}, {tile.class_name}; the model is {answer} at {tile.exit_name}",
-                )
-                st.session_state[f"pick-{index}"] = index in picked
-                st.checkbox(f"{index} {tile.class_name}", key=f"pick-{index}", on_change=_toggle, args=(index, picked))
-                st.caption(
-                    f"{'●' if tile.right else '○'} {tile.exit_name}" + ("" if tile.right else f": {tile.answer}")
-                )
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One image offered for picking, and what the model makes of it.
-
-    Attributes:
-        image_index: Official index.
-        row: In the image set.
-        class_name: True class.
-        answer: Class answered under the policy.
-        right: Whether that is the true class.
-        exit_name: Where it leaves.
-    """
-
-    image_index: int
-    row: int
-    class_name: str
-    answer: str
-    right: bool
-    exit_name: str
-
-
-def _toggle(index: int, picked: list[int]) -> None:
-    kept = [other for other in picked if other != index] if index in picked else [*picked, index]
-    if kept:
-        st.session_state["images"] = selection_text(sorted(kept))
-
-
-def _surprise(candidates: list[int]) -> None:
-    if candidates:
-        chosen = random.sample(candidates, min(NUM_SURPRISES, len(candidates)))
-        st.session_state["images"] = selection_text(sorted(chosen))
-        _state().wants_run = True
-
-
-def selection_text(indices: list[int]) -> str:
-    """Rising indices as a selection reads: ``0-3,7``."""
-    parts: list[list[int]] = []
-    for index in indices:
-        if parts and index == parts[-1][-1] + 1:
-            parts[-1].append(index)
-        else:
-            parts.append([index])
-    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
-
-
-# ---- 2 · running -----------------------------------------------------------------------------------------
-
-
-def spec_of(setting: Setting, picked: list[int], attack: LinfAttack, made_at: ExitPolicy) -> ExperimentSpec:
-    """The experiment that the controls ask for; what does not change it is left out of its key."""
-    attack = attack_for(setting.card, attack)
-    return ExperimentSpec(f"{setting.set_name}:{selection_text(sorted(picked))}", setting.card.name, attack, made_at)
-
-
-def running(spec: ExperimentSpec, setting: Setting) -> None:
-    """The Run button, and progress with Cancel while an attack is under way."""
-    state = _state()
-    first_visit = state.asked is None
-    columns = st.columns([1, 4], vertical_alignment="center")
-    clicked = columns[0].button("Run attack", type="primary", key="run", width="stretch", shortcut="Ctrl+Enter")
-    if clicked or state.wants_run or first_visit:
-        state.asked, state.wants_run = spec, False
-        cache.start_experiment(spec)
-    job = cache.job_board().find(state.asked) if state.asked else None
-    with columns[1]:
-        if job is None:
-            st.caption("This result is no longer kept. Run the attack again.")
-        elif not job.is_over:
-            progress(job)
-        elif job.was_cancelled:
-            st.warning(
-                "Cancelled: nothing of that run was kept. The result below is the one before it, if there was one."
-            )
-        else:
-            _settle(job, spec, setting)
-
-
-def _settle(job: Job, spec: ExperimentSpec, setting: Setting) -> None:
-    state = _state()
-    experiment = job.result()
-    state.shown = job.spec
-    result = experiment.results[job.spec.model]
-    if job.spec != spec:
-        st.caption("The controls have changed since this result was made. Run the attack to bring it up to date.")
-    elif (
-        result.spec.depends_on_policy
-        and setting.policy.threshold != job.spec.made_at.threshold
-        and setting.card.num_exits > 1
-    ):
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.caption(
-                f"Made at T = {job.spec.made_at.threshold:.2f}, judged at T = {setting.policy.threshold:.2f}: "
-                "an attacker who knows the new threshold would make other images."
-            )
-            st.button(
-                f"Attack again at {setting.policy.threshold:.2f}",
-                on_click=_attack_again,
-                args=(setting.policy.threshold,),
-            )
-    else:
-        st.caption(f"Done in {experiment.seconds:.1f} s for {len(experiment.results)} models.")
-
-
-def _attack_again(threshold: float) -> None:
-    st.session_state["made_at"] = threshold
-    _state().wants_run = True
-
-
-@st.fragment(run_every=0.3)
-def progress(job: Job) -> None:
-    """Progress and Cancel of a job; reruns the page once the job is over."""
-    if job.is_over:
-        st.rerun()
-    latest = job.progress
-    columns = st.columns([4, 1], vertical_alignment="center")
-    if latest is None:
-        waiting = cache.job_board().position(job)
-        columns[0].progress(0.0, f"waiting for {waiting} other attacks" if waiting else "loading the models")
-    else:
-        columns[0].progress(
-            latest.share,
-            f"step {latest.step} of {latest.num_steps} · {latest.num_images} images · {latest.seconds:.1f} s",
-        )
-    if columns[1].button("Cancel", key="cancel", disabled=job.cancel.is_set()):
-        job.cancel.set()
-
-
-def shown_experiment() -> Experiment | None:
-    """The experiment whose result is on screen."""
-    state = _state()
-    job = cache.job_board().find(state.shown) if state.shown else None
-    return job.result() if job and job.is_over and not job.was_cancelled else None
-
-
-# ---- 3 · result ------------------------------------------------------------------------------------------
 
 
 def headline(experiment: Experiment, setting: Setting) -> pd.DataFrame:
@@ -269,8 +33,8 @@ def headline(experiment: Experiment, setting: Setting) -> pd.DataFrame:
     counts = shift_counts_of(own)
     fooled = "reach the goal" if own.success_rule.iloc[0] == "goal_reached" else "fooled"
     st.markdown(
-        f"**{success.num_hits} of {success.num_images} {fooled}** · {rate_words(success)} · leave earlier "
-        f"{counts['earlier']}, same {counts['same']}, later {counts['later']} · {glyph_label(card)}"
+        f"**{rate_words(success)} {fooled}** · leave earlier {counts['earlier']}, same {counts['same']}, "
+        f"later {counts['later']} · {glyph_label(card)}"
     )
     columns = st.columns(4)
     columns[0].metric(
@@ -290,9 +54,10 @@ def headline(experiment: Experiment, setting: Setting) -> pd.DataFrame:
     if twin is not None:
         twin_card, own_attack, same_noise = twin
         columns[3].metric(
-            f"{glyph_label(twin_card)}",
-            f"{_count(own_attack)} · {_count(same_noise)}",
-            help="Fooled by the same attack made on it · fooled by the very same perturbations.",
+            f"{glyph_label(twin_card)}, attacked too",
+            _count(own_attack),
+            help=f"Its twin under the same attack, made on it. The very perturbations on the left fool "
+            f"{_count(same_noise)}: see Who fools whom.",
         )
     st.caption(
         f"{experiment.results[name].spec.label} · made at T = {experiment.spec.made_at.threshold:.2f} · judged at "
@@ -301,7 +66,8 @@ def headline(experiment: Experiment, setting: Setting) -> pd.DataFrame:
     return own
 
 
-def _twin_rows(table: pd.DataFrame, experiment: Experiment):  # type: ignore[no-untyped-def]
+def _twin_rows(table: pd.DataFrame, experiment: Experiment) -> tuple[ModelCard, pd.DataFrame, pd.DataFrame] | None:
+    """The twin's card, its rows under its own attack, and under the perturbations made on the model in question."""
     others = [card for name, card in experiment.cards.items() if name != experiment.spec.model]
     if not others:
         return None
@@ -492,10 +258,6 @@ def take_away(experiment: Experiment, setting: Setting) -> None:
     st.code(command_of(experiment.spec), language="bash", wrap_lines=True)
     with st.expander("All decisions: every image, source and target"):
         table_panel(cache.decisions(experiment.spec, setting.policy, experiment), key="decisions")
-
-
-def _picture(image: torch.Tensor) -> np.ndarray:
-    return image.permute(1, 2, 0).numpy()
 
 
 def _bytes(image: torch.Tensor) -> np.ndarray:

@@ -1,0 +1,162 @@
+"""Pages opened cold and used, without a browser: what stands on them, and what a widget changes."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core.checkpoints import checkpoints_folder, list_models
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(len(list_models()) < 2, reason="checkpoints/ does not hold two models")
+
+
+@pytest.fixture(autouse=True)
+def fresh_caches() -> None:
+    import streamlit as st
+
+    st.cache_data.clear()
+    st.cache_resource.clear()
+
+
+def opened(page: str = "", **query: str) -> AppTest:
+    """A page opened cold by its link, without waiting for its attack."""
+    test = AppTest.from_file(str(ROOT / (f"pages/{page}.py" if page else "app.py")), default_timeout=120)
+    for key, value in query.items():
+        test.query_params[key] = value
+    return test.run()
+
+
+def finished(test: AppTest, is_done: Callable[[AppTest], bool]) -> AppTest:
+    """The page once its background attack has ended; a browser would rerun by itself."""
+    for _ in range(240):
+        if is_done(test):
+            return test
+        time.sleep(0.5)
+        test.run()
+    raise AssertionError("The attack did not end in two minutes.")
+
+
+def has_metrics(test: AppTest) -> bool:
+    return bool(test.metric)
+
+
+def metrics(test: AppTest) -> dict[str, str]:
+    return {metric.label: str(metric.value) for metric in test.metric}
+
+
+def test_home_opened_cold_shows_a_live_result_with_its_n() -> None:
+    # Mutant: Home that starts no attack has no metric.
+    test = finished(opened(), has_metrics)
+    assert not test.exception and not test.error
+    assert " of " in metrics(test)["Fooled"]
+    assert any("n = 20" in caption.value for caption in test.caption)
+
+
+def test_lab_opened_cold_by_its_link_attacks_the_samples() -> None:
+    # Mutant: a lab that waits for a click never gets metrics.
+    test = finished(opened("attack_lab"), has_metrics)
+    assert not test.exception and not test.error
+    assert len(test.get("plotly_chart")) >= 5
+    assert any("cifar10:samples:0-7" in caption.value and "n = 8" in caption.value for caption in test.caption)
+
+
+def test_threshold_moves_the_numbers_and_starts_no_attack() -> None:
+    # Mutant: numbers cached without the policy stay as they are.
+    test = finished(opened("attack_lab"), has_metrics)
+    before = metrics(test)
+    test.slider(key="threshold").set_value(0.3).run()
+    after = metrics(test)
+    assert before["Mean cost"] != after["Mean cost"]
+    assert test.button(key="run") and not [button for button in test.button if button.key == "cancel"]
+    assert any(button.label == "Attack again at 0.30" for button in test.button)
+
+
+def test_attack_again_makes_the_attack_at_the_new_threshold() -> None:
+    # Mutant: a button that leaves made_at alone keeps "made at T = 0.90" in the caption.
+    test = finished(opened("attack_lab"), has_metrics)
+    test.slider(key="threshold").set_value(0.5).run()
+    next(button for button in test.button if button.label.startswith("Attack again")).click().run()
+    finished(test, lambda page: any("made at T = 0.50" in caption.value for caption in page.caption))
+    assert not test.exception
+
+
+def test_link_restores_controls_and_result() -> None:
+    # Mutant: a control that is not bound to the address opens with its default.
+    link = {
+        "images": "3,5",
+        "attack": "fgsm",
+        "epsilon": "4/255",
+        "threshold": "0.5",
+        "model": "cifar10-resnet56-static",
+    }
+    test = finished(opened("attack_lab", **link), has_metrics)
+    assert test.slider(key="threshold").value == 0.5
+    caption = next(caption.value for caption in test.caption if "judged at" in caption.value)
+    assert "FGSM 4/255" in caption and "cifar10:samples:3,5" in caption and "T = 0.50" in caption
+
+
+@pytest.mark.parametrize("images", ["nonsense", "5-3", "0,0", "77", ""])
+def test_unusable_selection_gives_one_sentence(images: str) -> None:
+    # Mutant: an unguarded parser shows a stack trace instead of an error.
+    test = opened("attack_lab")
+    test.text_input(key="images").set_value(images).run()
+    assert not test.exception
+    assert len(test.error) == 1 and len(test.error[0].value) < 250
+
+
+@pytest.mark.parametrize("root", [None, "/nowhere/at/all", "empty", "damaged"])
+def test_whatever_the_data_root_is_the_samples_open(
+    root: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutant: a page that insists on the data root shows an error or a stack trace.
+    monkeypatch.delenv("EXITLENS_DATA", raising=False)
+    if root == "damaged":
+        (tmp_path / "cifar10").mkdir()
+        (tmp_path / "cifar10" / "test.parquet").write_bytes(b"PAR1 not really")
+    if root:
+        monkeypatch.setenv("EXITLENS_DATA", root if root.startswith("/") else str(tmp_path))
+    test = finished(opened("attack_lab"), has_metrics)
+    assert not test.exception and not test.error
+    assert test.selectbox(key="set").options == ["CIFAR-10 samples (20 images)"]
+    assert any("bundled samples" in caption.value for caption in test.caption)
+
+
+def test_damaged_and_missing_models_are_named_and_the_rest_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutant: a page that reads every card unguarded ends in a stack trace.
+    source = checkpoints_folder()
+    monkeypatch.setenv("EXITLENS_CHECKPOINTS", str(tmp_path))
+    assert "no model here" in opened("attack_lab").error[0].value
+    (tmp_path / "cifar10-resnet56-static").symlink_to(source.resolve() / "cifar10-resnet56-static")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "card.json").write_text("{", encoding="utf-8")
+    test = finished(opened("attack_lab"), has_metrics)
+    assert not test.exception and not test.error
+    assert any(os.sep + "broken" in warning.value for warning in test.warning)
+
+
+def test_a_static_model_says_why_nothing_shifts() -> None:
+    # Mutant: a strip of "same" bars for a model with one exit.
+    test = finished(opened("attack_lab", model="cifar10-resnet56-static"), has_metrics)
+    assert any("one exit" in info.value for info in test.info)
+
+
+def test_filters_show_only_what_they_say() -> None:
+    # Mutant: a filter that is drawn but not applied shows all 20 tiles.
+    test = finished(opened("attack_lab"), has_metrics)
+    test.selectbox(key="filter_class").set_value("frog").run()
+    tiles = [box.label for box in test.checkbox if box.key and box.key.startswith("pick-")]
+    assert tiles == ["4 frog", "5 frog", "7 frog", "19 frog"]
+
+
+def test_ticking_a_tile_changes_the_picked_line() -> None:
+    # Mutant: a checkbox that only remembers itself.
+    test = finished(opened("attack_lab"), has_metrics)
+    test.checkbox(key="pick-2").uncheck().run()
+    assert test.text_input(key="images").value == "0-1,3-7"
+    assert any("controls have changed" in caption.value for caption in test.caption)

@@ -1,0 +1,156 @@
+"""Picking images: filters, tiles, and the line of official indices that is the selection."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+import torch
+
+from core.data import ImageSet, parse_image_set_name
+from core.errors import ExitLensError
+from core.exits import decide
+from core.figures.theme import exit_names
+from ui import cache
+from ui.controls import Setting, glyph_label
+from ui.state import lab_state
+
+MAX_IMAGES = 256
+TILES_PER_PAGE = 20
+TILES_HEIGHT = 330
+NUM_SURPRISES = 8
+
+
+def picked_images(setting: Setting, whole: ImageSet) -> list[int]:
+    """Tiles and filters; returns the official indices that are picked.
+
+    Raises:
+        ExitLensError: If the selection cannot be read, or names images that are not there.
+    """
+    pool = _pool_table(setting, whole)
+    text = st.text_input(
+        "Picked images, by official index",
+        "0-7",
+        key="images",
+        bind="query-params",
+        persist_state="session",
+        help="Such as 0-7 or 3,12,40-47; at most 256. Tiles below change this line.",
+    )
+    picked = parse_image_set_name(f"{setting.set_name}:{text}")[2] or []
+    whole.rows_of(picked)
+    if len(picked) > MAX_IMAGES:
+        raise ExitLensError(
+            f"{len(picked)} images are picked; the lab takes {MAX_IMAGES}. Use the command line for more."
+        )
+    names = exit_names(setting.card.num_exits)
+    columns = st.columns([1.2, 1, 1, 1], vertical_alignment="bottom")
+    wanted_class = columns[0].selectbox("Class", ["any", *whole.class_names], key="filter_class")
+    wanted_right = columns[1].selectbox("When clean", ["right or wrong", "right", "wrong"], key="filter_right")
+    wanted_exit = columns[2].selectbox("Leaves at", ["any exit", *names], key="filter_exit")
+    matching = pool[
+        ((wanted_class == "any") | (pool.class_name == wanted_class))
+        & ((wanted_right == "right or wrong") | (pool.right == (wanted_right == "right")))
+        & ((wanted_exit == "any exit") | (pool.exit_name == wanted_exit))
+    ]
+    columns[3].button("Surprise me", on_click=_surprise, args=(matching.image_index.tolist(),), width="stretch")
+    if matching.empty:
+        st.info("No image here is like that. Loosen a filter.")
+        return picked
+    _tiles(matching, whole, picked)
+    more = f"; tiles show the first {len(pool)} of {len(whole):,}, any can be picked by index"
+    st.caption(
+        f"{len(picked)} picked. {len(matching)} of {len(pool)} images match{more if len(whole) > len(pool) else ''}. "
+        f"Exits and answers of {glyph_label(setting.card)} at threshold {setting.policy.threshold:.2f}."
+    )
+    return picked
+
+
+def _pool_table(setting: Setting, whole: ImageSet) -> pd.DataFrame:
+    logits = torch.tensor(cache.pool_logits(setting.card.name, setting.card.weights_sha256, whole.name, 0))
+    decisions = decide(logits, setting.policy)
+    names = exit_names(setting.card.num_exits)
+    labels = whole.labels[: len(logits)]
+    return pd.DataFrame(
+        {
+            "image_index": whole.indices[: len(logits)].numpy(),
+            "row": np.arange(len(logits)),
+            "class_name": [whole.class_names[label] for label in labels],
+            "answer": [whole.class_names[answer] for answer in decisions.prediction],
+            "right": (decisions.prediction == labels).numpy(),
+            "exit_name": [names[index] for index in decisions.computed_exit],
+        }
+    )
+
+
+def _tiles(matching: pd.DataFrame, whole: ImageSet, picked: list[int]) -> None:
+    num_pages = -(-len(matching) // TILES_PER_PAGE)
+    page = st.pagination(num_pages, key="tile_page") if num_pages > 1 else 1
+    shown = matching.iloc[(page - 1) * TILES_PER_PAGE : page * TILES_PER_PAGE]
+    with (
+        st.container(height=TILES_HEIGHT, border=False, key="tiles-window"),
+        st.grid(min_column_width=104, gap="small", key="tiles"),
+    ):
+        for tile in (Tile(*row) for row in shown.itertuples(index=False)):
+            index = tile.image_index
+            with st.container(key=f"tile-{index}"):
+                answer = "right" if tile.right else f"answers {tile.answer}"
+                st.image(
+                    _picture(whole.images[tile.row]),
+                    width=96,
+                    alt=f"Image {index}, {tile.class_name}; the model is {answer} at {tile.exit_name}",
+                )
+                st.session_state[f"pick-{index}"] = index in picked
+                st.checkbox(f"{index} {tile.class_name}", key=f"pick-{index}", on_change=_toggle, args=(index, picked))
+                st.caption(
+                    f"{'●' if tile.right else '○'} {tile.exit_name}" + ("" if tile.right else f": {tile.answer}")
+                )
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One image offered for picking, and what the model makes of it.
+
+    Attributes:
+        image_index: Official index.
+        row: In the image set.
+        class_name: True class.
+        answer: Class answered under the policy.
+        right: Whether that is the true class.
+        exit_name: Where it leaves.
+    """
+
+    image_index: int
+    row: int
+    class_name: str
+    answer: str
+    right: bool
+    exit_name: str
+
+
+def _toggle(index: int, picked: list[int]) -> None:
+    kept = [other for other in picked if other != index] if index in picked else [*picked, index]
+    if kept:
+        st.session_state["images"] = selection_text(sorted(kept))
+
+
+def _surprise(candidates: list[int]) -> None:
+    if candidates:
+        chosen = random.sample(candidates, min(NUM_SURPRISES, len(candidates)))
+        st.session_state["images"] = selection_text(sorted(chosen))
+        lab_state().wants_run = True
+
+
+def selection_text(indices: list[int]) -> str:
+    """Rising indices as a selection reads: ``0-3,7``."""
+    parts: list[list[int]] = []
+    for index in indices:
+        if parts and index == parts[-1][-1] + 1:
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+
+
+def _picture(image: torch.Tensor) -> np.ndarray:
+    return image.permute(1, 2, 0).numpy()
