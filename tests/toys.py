@@ -3,6 +3,7 @@
 All models are ``core.models.classifiers.ExitNetwork``, as shipped ones are: eval mode, frozen parameters.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from io import BytesIO
@@ -14,8 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from core.checkpoints import ModelCard, accuracies, pack_weights
 from core.data import ImageSet
 from core.datasets import Dataset
+from core.evaluation import exit_logits
 from core.models.classifiers import Backbone, ExitNetwork
 from core.models.costs import exit_costs
 from core.models.registry import Architecture
@@ -232,3 +235,45 @@ def png(image: Tensor) -> bytes:
     buffer = BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def answered_image_set(model: ExitNetwork, num_images: int = 12, seed: int = 0) -> ImageSet:
+    """Test images of the data set ``toy`` whose labels are what the final exit says, but for every fourth image."""
+    plain = toy_image_set(num_images, split="test", seed=seed)
+    labels = exit_logits(model, plain)[:, -1].argmax(dim=-1)
+    labels[::4] = (labels[::4] + 1) % len(TOY_CLASSES)
+    return ImageSet("toy", "test", plain.images, labels, plain.indices, "test", TOY_CLASSES)
+
+
+def toy_card(model: ExitNetwork, name: str, image_set: ImageSet, **changes: object) -> ModelCard:
+    """A true card of a float32 ``toy_model`` of at most four exits, measured on these images, but for the changes."""
+    measured = accuracies(exit_logits(model, image_set), image_set.labels)
+    storage = str(changes.get("storage", "float32"))
+    fields: dict[str, object] = {
+        "name": name,
+        "dataset": "toy",
+        "architecture": "toy",
+        "kind": "static" if model.num_exits == 1 else "early-exit",
+        "exit_positions": model.exit_positions,
+        "exit_layers": model.exit_layers,
+        "exit_costs": model.exit_costs,
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "num_classes": model.num_classes,
+        "class_names": TOY_CLASSES,
+        "image_size": model.image_size,
+        "mean": TOY_DATASET.mean,
+        "std": TOY_DATASET.std,
+        "storage": storage,
+        "weights_sha256": hashlib.sha256(pack_weights(model, storage)).hexdigest(),  # type: ignore[arg-type]
+        "test": measured,
+        "test_set": image_set.name,
+        "validation_accuracy": tuple(share.value for share in measured),
+        "operating_points": (),
+        "temperatures": (),
+        "recipe": {},
+        "seed": 0,
+        "training_seconds": 1.0,
+        "versions": {},
+        "machine": {},
+    }
+    return ModelCard(**(fields | changes))  # type: ignore[arg-type]

@@ -27,7 +27,9 @@ def live_result(setting: Setting) -> None:
         return
     if job.was_cancelled:
         st.info("The live attack was cancelled.")
-        st.button("Run it again", on_click=cache.start_experiment, args=(spec,))
+        if st.button("Run it again"):
+            cache.start_experiment(spec)
+            st.rerun()
         return
     st.markdown("Just now, on this machine: PGD within 8/255 against the 20 bundled sample images.")
     result.headline(job.result(), setting)

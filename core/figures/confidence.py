@@ -60,7 +60,8 @@ def confidence_figure(
 
 def _trace(rows: pd.DataFrame, state: str, names: list[str], class_names: Sequence[str], opacity: float) -> go.Scatter:
     colour, dash, symbol = _STATES[state]
-    words = [[class_names[row.predicted], "right" if row.right else "wrong", state] for row in rows.itertuples()]
+    answers = zip(rows.predicted.tolist(), rows.right.tolist(), strict=True)
+    words = [[class_names[predicted], "right" if right else "wrong", state] for predicted, right in answers]
     return go.Scatter(
         x=[names[index] for index in rows.exit_index],
         y=rows.confidence,
@@ -93,10 +94,10 @@ def _add_words(
     Words take the theme's text colour: no data colour is legible as small text on both backgrounds.
     """
     previous = None
-    for row in rows.itertuples():
-        word = class_names[row.predicted]
-        place = {"x": names[row.exit_index], "y": row.confidence}
-        if row.exit_index == taken:
+    for exit_index, predicted, confidence in rows[["exit_index", "predicted", "confidence"]].to_numpy().tolist():
+        word = class_names[int(predicted)]
+        place = {"x": names[int(exit_index)], "y": confidence}
+        if exit_index == taken:
             figure.add_annotation(
                 **place,
                 text=f"leaves here: {word}",

@@ -84,7 +84,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 def machine_facts() -> dict[str, str]:
     """What a measured number depends on: processor, cores, threads and how idle threads wait."""
     return {
-        "processor": torch.backends.cpu.get_cpu_capability(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "architecture": platform.machine(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),

@@ -1,6 +1,8 @@
 """The training loop: compiled, 16-bit where the processor has it, resumable after every epoch."""
 
 import logging
+import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,7 +79,7 @@ def train(
     optimizer = _optimizer(model, recipe)
     state_file = (state_folder or STATE_FOLDER.expanduser()) / recipe.name / "state.pt"
     first_epoch, seconds = _restore(state_file, recipe, model, optimizer)
-    network = torch.compile(model) if compiled else model
+    network = torch.compile(model) if compiled and _has_compiler() else model
     use_bf16 = _has_fast_bf16()
     padding = recipe.crop_padding
     padded = F.pad(training.images.float(), (padding,) * 4, mode="reflect").byte().permute(0, 2, 3, 1).contiguous()
@@ -107,7 +109,9 @@ def train(
             if on_step:
                 on_step(step + 1, num_steps)
         model.eval()
-        accuracy = (exit_logits(model, validation).argmax(-1) == validation.labels[:, None]).double().mean(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):  # for watching; the card measures in float32
+            answers = exit_logits(model, validation).argmax(-1)
+        accuracy = (answers == validation.labels[:, None]).double().mean(0)
         took = time.perf_counter() - started
         seconds += took
         _save(state_file, recipe, model, optimizer, epoch + 1, seconds)
@@ -161,6 +165,13 @@ def _set_learning_rate(optimizer: torch.optim.SGD, recipe: Recipe, progress: flo
         share = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * rest)).item())
     for group in optimizer.param_groups:
         group["lr"] = recipe.peak_learning_rate * share
+
+
+def _has_compiler() -> bool:
+    if shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++"):
+        return True
+    logger.warning("There is no C++ compiler here, so training runs uncompiled and several times slower.")
+    return False
 
 
 def _has_fast_bf16() -> bool:

@@ -1,0 +1,113 @@
+"""A model and its twin attacked side by side: who is shown what, progress, cancel, and the attack that fits each."""
+
+import dataclasses
+import threading
+from functools import cache
+
+import pytest
+import torch
+from toys import answered_image_set, toy_card, toy_model
+
+from core.attacks.run import AttackProgress
+from core.attacks.spec import fgsm, pgd
+from core.data import ImageSet
+from core.errors import Cancelled, ExitLensError
+from core.exits import ExitPolicy
+from core.experiment import Experiment, ExperimentSpec, attack_for, run_experiment, twin_of
+
+EARLY, STATIC = "toy-early-exit", "toy-static"
+SPEC = ExperimentSpec("toy:test:0-11", EARLY, pgd(num_steps=3), ExitPolicy(0.6))
+
+
+@cache
+def pair() -> dict:
+    early, static = (toy_model(num_exits=count, dtype=torch.float32, seed=count) for count in (3, 1))
+    images = answered_image_set(early)
+    return {EARLY: (early, toy_card(early, EARLY, images)), STATIC: (static, toy_card(static, STATIC, images))}
+
+
+@cache
+def image_set() -> ImageSet:
+    return answered_image_set(pair()[EARLY][0])
+
+
+@cache
+def experiment() -> Experiment:
+    return run_experiment(SPEC, image_set(), pair())
+
+
+def test_every_target_is_judged_on_the_stored_images_of_every_source() -> None:
+    # Mutant: source and target swapped, or clean images shown instead of adversarial ones.
+    done = experiment()
+    assert set(done.logits) == {(source, target) for source in pair() for target in pair()}
+    for (source, target), logits in done.logits.items():
+        model, _ = pair()[target]
+        result = done.results[source]
+        stored = (result.images + result.perturbations.float()).clamp(0, 1)
+        torch.testing.assert_close(logits, model(stored), rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(logits, done.results[target].clean_logits, atol=1e-3)
+
+
+def test_experiment_keeps_its_spec_its_images_and_the_cards_in_order() -> None:
+    # Mutant: the twin first, or seconds of one attack only.
+    done = experiment()
+    assert done.spec is SPEC and done.image_set is image_set()
+    assert list(done.cards) == list(done.results) == [EARLY, STATIC]
+    assert done.seconds == sum(result.seconds for result in done.results.values())
+
+
+def test_progress_rises_to_one_over_both_models() -> None:
+    # Mutant: the share of each model by itself, which reaches 1 twice.
+    shares: list[float] = []
+    run_experiment(SPEC, image_set(), pair(), on_progress=lambda progress: shares.append(progress.share))
+    assert shares == pytest.approx([number / 6 for number in range(1, 7)])
+
+
+def test_cancelled_experiment_ends_at_its_next_step_and_starts_no_other_model() -> None:
+    # Mutant: the token not handed on.
+    token, seen = threading.Event(), []
+
+    def on_progress(progress: AttackProgress) -> None:
+        seen.append(progress.share)
+        token.set()
+
+    with pytest.raises(Cancelled):
+        run_experiment(SPEC, image_set(), pair(), on_progress=on_progress, cancel=token)
+    assert len(seen) == 1
+
+
+def test_static_model_is_attacked_at_its_only_exit_and_an_early_exit_model_as_asked() -> None:
+    # Mutant: the exit asked for handed to a model that has none, or ``final`` given to both.
+    early, static = (card for _, card in pair().values())
+    asked = fgsm(objective="exit", exit_index=1, seed=3)
+    assert attack_for(early, asked) == asked
+    assert attack_for(static, asked) == fgsm(objective="final", seed=3)
+    done = experiment()
+    assert (done.results[EARLY].spec, done.results[STATIC].spec) == (SPEC.attack, attack_for(static, SPEC.attack))
+
+
+def test_twin_is_the_model_of_the_other_kind_and_else_the_same() -> None:
+    # Mutant: kind, data set or architecture not compared.
+    early, static = (card for _, card in pair().values())
+    strangers = [
+        dataclasses.replace(static, name="a", dataset="cifar10"),
+        dataclasses.replace(static, name="b", architecture="resnet56"),
+        dataclasses.replace(early, name="c"),
+    ]
+    assert twin_of(early, [early, *strangers, static]) is static
+    assert twin_of(static, [static, early]) is early
+    assert twin_of(early, [early, *strangers]) is None
+
+
+@pytest.mark.parametrize("fault", ["model missing", "other images", "other twin"])
+def test_experiment_whose_parts_do_not_fit_is_refused(fault: str) -> None:
+    # Mutant: the check dropped: a missing model shows up as a KeyError in the summary, other images as nonsense.
+    models, images = pair(), image_set()
+    if fault == "model missing":
+        models = {STATIC: models[STATIC]}
+    elif fault == "other images":
+        images = dataclasses.replace(images, dataset="cifar10")
+    else:
+        models = models | {"far": (models[STATIC][0], dataclasses.replace(models[STATIC][1], dataset="cifar10"))}
+    with pytest.raises(ExitLensError, match=EARLY):
+        run_experiment(SPEC, images, models)
