@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 from core.exits import ExitPolicy, confidences, decide_from_confidences
@@ -41,6 +40,9 @@ def rate(num_hits: int, num_images: int) -> Rate:
         raise ValueError(f"{num_hits} hits of {num_images} images make no rate.")
     if num_images == 0:
         return Rate(0, 0, float("nan"), 0.0, 1.0)
+    # Imported here: a second of a cold start that the attack can use.
+    from scipy.stats import binomtest
+
     interval = binomtest(num_hits, num_images).proportion_ci(0.95, "wilson")
     return Rate(num_hits, num_images, num_hits / num_images, float(interval.low), float(interval.high))
 

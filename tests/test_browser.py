@@ -123,7 +123,7 @@ def test_explorers_journey(browser: Browser, server: str) -> None:
     started = time.perf_counter()
     for _ in range(60):
         slider.press("ArrowLeft")
-    expect(page.get_by_text("judged at T = 0.30")).to_be_visible()
+    expect(page.get_by_text("judged at T = 0.30").first).to_be_visible()
     assert time.perf_counter() - started < 30
     idle(page)
     assert metric(page, "Mean cost") != first_cost

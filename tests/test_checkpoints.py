@@ -283,7 +283,7 @@ def test_finished_card_says_all_and_survives_its_file() -> None:
     assert card.weights_sha256 == hashlib.sha256(payload).hexdigest()
     assert (card.test_set, card.test[0].num_images) == ("toy:test", 12)
     assert {"python", "torch", "numpy"} <= set(card.versions)
-    assert {"processor", "cores", "threads"} <= set(card.machine)
+    assert {"cores", "threads"} <= set(card.machine)
     save_model(payload, card)
     as_read = dataclasses.replace(card, recipe=json.loads(json.dumps(card.recipe)))
     assert load_model(NAME)[1] == as_read

@@ -119,9 +119,6 @@ def test_every_builder_fits_its_schema() -> None:
         assert not table.drop(columns=["rate"], errors="ignore").isna().any().any()
 
 
-
-
-
 # Decisions
 
 
@@ -248,9 +245,7 @@ def test_transfer_counts_images_attackable_on_both_and_those_that_fooled_the_sou
     on_source = decided("S", attackable="+++-+", succeeded="++-+-")
     on_target = decided("T", attackable="+-+++", succeeded="++++-").iloc[::-1]
     table = transfer_table(pd.concat([on_source, on_target], ignore_index=True))
-    counted = {
-        (row.target, row.denominator): (row.num_fooled, row.num_images) for row in table.itertuples(index=False)
-    }
+    counted = {(row.target, row.denominator): (row.num_fooled, row.num_images) for row in table.itertuples(index=False)}
     assert counted == {
         ("S", "attackable"): (2, 4),  # a, b of a, b, c, e
         ("S", "fooled the source"): (2, 2),

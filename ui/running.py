@@ -72,7 +72,7 @@ def _attack_again(threshold: float) -> None:
     lab_state().wants_run = True
 
 
-@st.fragment(run_every=0.3)
+@st.fragment(run_every=0.5)
 def progress(job: Job) -> None:
     """Progress and Cancel of a job; reruns the page once the job is over."""
     if job.is_over:
