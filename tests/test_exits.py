@@ -74,6 +74,11 @@ def test_confidence_equal_to_the_threshold_leaves(fallback: str) -> None:
     confidence = torch.tensor([[0.5, 0.75, 0.6], [0.5, 0.74, 0.6]])
     decisions = decide_from_confidences(confidence, torch.zeros(2, 3, dtype=torch.long), ExitPolicy(0.75, fallback))
     assert decisions.computed_exit.tolist() == [1, 2]
+    model, images = linear_model(num_exits=3, num_classes=4), toy_images(2, image_size=2)
+    for layer in linear_layers(model):
+        layer.weight.zero_()
+        layer.bias.zero_()  # four equal logits: a confidence of exactly 1/4 at every exit
+    assert run_dynamic(model, images, ExitPolicy(0.25, fallback)).computed_exit.tolist() == [0, 0]
 
 
 def test_tie_between_unsure_exits_goes_to_the_earlier_one() -> None:
