@@ -18,7 +18,7 @@ from core.figures.transfer import transfer_figure
 from core.metrics import rate
 
 CLASSES = ("cat", "dog", "frog")
-# EXITS and FINAL are no part of it: five of the seven fail on one background (visual identity, rule 6: position and a
+# EXITS and FINAL are no part of it: some of the seven fail on one background (visual identity, rule 6: position and a
 # printed label come first). So no figure may mark or write anything with them; see the test over all figures.
 MARKS = {
     name: getattr(theme, name)

@@ -24,7 +24,9 @@ def fresh_caches() -> None:
 
 def opened(page: str = "", **query: str) -> AppTest:
     """A page opened cold by its link, without waiting for its attack."""
-    test = AppTest.from_file(str(ROOT / (f"pages/{page}.py" if page else "app.py")), default_timeout=120)
+    test = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
+    if page:
+        test.switch_page(f"pages/{page}.py")
     for key, value in query.items():
         test.query_params[key] = value
     return test.run()
