@@ -325,7 +325,7 @@ def test_each_objective_ends_somewhere_else():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_zero_gradient_gives_the_image_back_and_not_nan(preset):
-    """Mutant: ``gradient / size`` without ``torch.where`` (0 / 0 is NaN, which no clamp removes)."""
+    """Mutant: a sign that is +1 where there is no gradient, as in ``where(momentum >= 0, 1, -1)``."""
     model, images, labels = linear_model(), toy_images(5, image_size=2), labels_of(5, 3)
     for layer in linear_layers(model):
         layer.weight.zero_()
@@ -374,7 +374,10 @@ class FlatFrom(nn.Module):
 
 @pytest.mark.parametrize(("decay", "first"), [(0.0, 0.6), (1.0, 0.7)])
 def test_momentum_carries_an_image_over_a_flat_place_and_plain_steps_stay(decay, first):
-    """Mutant: a zero gradient resets the momentum, or ends the attack."""
+    """Mutant: a zero gradient resets the momentum, ends the attack, or is divided by its size of 0.
+
+    The quotient is NaN, whose sign torch takes to be 0: the image would silently stop for good.
+    """
     spec = LinfAttack(epsilon=0.2, step_size=0.1, num_steps=2, decay=decay)
     adversarial = adversarial_of(FlatFrom(0.55), pixel(0.5, 0.5, 0.5), torch.tensor([0]), spec)
     assert adversarial.flatten().tolist() == pytest.approx([first, 0.5, 0.5])

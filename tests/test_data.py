@@ -447,8 +447,9 @@ def test_unreadable_picture_is_named_by_file_and_index(tmp_path: Path) -> None:
     # Mutant: name the first part whichever file the picture is in; SyntaxError not caught.
     write_rows(tmp_path / "toy/test-00000-of-00002.parquet", list(range(6)))
     encoded = [png(image) for image in pictures()[6:]]
-    broken_chunk = encoded[3].replace(b"IDAT", b"\x00DAT")  # Pillow raises SyntaxError here
-    for garbage in (b"", b"not a picture", encoded[3][:60], broken_chunk, b"%!PS-Adobe-3.0 EPSF-3.0\n"):
+    length = encoded[3].index(b"IDAT") - 1
+    short_chunk = encoded[3][:length] + b"\x09" + encoded[3][length + 1 :]  # Pillow raises SyntaxError for it
+    for garbage in (b"", b"not a picture", encoded[3][:60], short_chunk, b"%!PS-Adobe-3.0 EPSF-3.0\n"):
         damaged = [*encoded[:3], garbage, *encoded[4:]]
         file = tmp_path / "toy/test-00001-of-00002.parquet"
         write_hub_parquet(file, damaged, labels_of()[6:], stored_paths()[6:])

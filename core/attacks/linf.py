@@ -71,8 +71,8 @@ def sign_steps(
         step but the last, ``num_steps`` of them: the caller judges the end.
 
     Source: Goodfellow et al. 2015; Madry et al. 2018; Dong et al. 2018 (gradients divided by their mean
-    absolute value per image). Departure: an image whose gradient is zero stays where its momentum leads
-    instead of turning into NaN.
+    absolute value per image). Departure: an image whose gradient is zero goes on where its momentum
+    leads; 0 / 0 would make that momentum NaN, and the image would stop for good.
     """
     current = _start(images, spec)
     momentum = torch.zeros_like(images)
