@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 import torch
 
@@ -17,6 +18,7 @@ from core.errors import ExitLensError
 from core.evaluation import exit_logits
 from core.exits import ExitPolicy
 from core.experiment import Experiment, ExperimentSpec, run_experiment, twin_of
+from core.figures import saliency_figure
 from core.models.classifiers import ExitNetwork
 from core.tables import decisions_table, exits_table, steps_table
 from ui.jobs import Job, JobBoard
@@ -109,11 +111,14 @@ def steps(spec: ExperimentSpec, source: str, _experiment: Experiment) -> pd.Data
 
 
 @st.cache_data(max_entries=64, show_spinner="Asking every exit what it looked at …")
-def saliency(spec: ExperimentSpec, source: str, row: int, _experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
-    """Saliency of the predicted class at every exit for one image, clean and adversarial, (K, H, W) each."""
+def saliency_chart(spec: ExperimentSpec, source: str, row: int, _experiment: Experiment) -> go.Figure:
+    """Saliency of the predicted class at every exit for one image, clean above adversarial.
+
+    The chart itself is kept, not its numbers: drawing it takes longer than all else that a moved threshold does.
+    """
     result = _experiment.results[source]
     model, _ = loaded_model(source, _experiment.cards[source].weights_sha256)
     images = torch.stack([result.images[row], result.adversarial[row]])
     logits = torch.stack([result.clean_logits[row], result.adversarial_logits[row]])
     maps = saliency_maps(model, images, logits.argmax(dim=-1)).numpy()
-    return maps[0], maps[1]
+    return saliency_figure(maps[0], maps[1])

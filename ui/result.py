@@ -11,7 +11,7 @@ from core.checkpoints import ModelCard
 from core.exits import decide_from_confidences
 from core.experiment import Experiment
 from core.export import command_of
-from core.figures import confidence_figure, saliency_figure, shift_figure, steps_figure, transfer_figure
+from core.figures import confidence_figure, shift_figure, steps_figure, transfer_figure
 from core.figures.theme import SHIFT_GLYPHS, exit_names
 from core.metrics import rate
 from core.tables import transfer_table
@@ -238,11 +238,10 @@ def _trajectory(experiment: Experiment, setting: Setting, position: int) -> None
 def _saliency(experiment: Experiment, position: int) -> None:
     st.markdown("**What each exit looked at**")
     name = experiment.spec.model
-    clean, adversarial = cache.saliency(experiment.spec, name, position, experiment)
     figure_panel(
-        saliency_figure(clean, adversarial),
+        cache.saliency_chart(experiment.spec, name, position, experiment),
         key="saliency",
-        alt=f"Saliency maps of {len(clean)} exits, clean above adversarial.",
+        alt=f"Saliency maps of {experiment.cards[name].num_exits} exits, clean above adversarial.",
         caption=f"{experiment.image_set.image_ids[position]} · gradient of each exit's predicted class, "
         "summed over colours; one scale for all maps: orange lowers, purple raises.",
     )
