@@ -228,7 +228,7 @@ def test_projection_of_two_steps_equals_the_numbers_worked_out_by_hand():
 # a decay of .9366 on. Plain gradients (.032760 - .035969) would turn it at decay 1, signs (1 - 1) would stop it.
 @pytest.mark.parametrize(("decay", "third"), [(0.0, 0.5), (0.9, 0.5), (0.95, 0.7), (1.0, 0.7)])
 def test_two_momentum_steps_equal_the_numbers_worked_out_by_hand(decay, third):
-    """Mutant: gradients not divided by their mean absolute value, their signs accumulated, or 1 - decay on the new one."""
+    """Mutant: gradients not divided by their mean absolute value, signs accumulated, or 1 - decay on the new one."""
     assert hand_attack(decay=decay) == pytest.approx([0.7, 0.3, third], abs=1e-12)
 
 

@@ -90,14 +90,14 @@ def test_link_restores_controls_and_result() -> None:
     # Mutant: a control that is not bound to the address opens with its default.
     link = {
         "images": "3,5",
-        "attack": "fgsm",
+        "attack": "FGSM",
         "epsilon": "4/255",
         "threshold": "0.5",
-        "model": "cifar10-resnet56-static",
+        "model": "■ ResNet-56 static",
     }
     test = finished(opened("attack_lab", **link), has_metrics)
     assert test.slider(key="threshold").value == 0.5
-    caption = next(caption.value for caption in test.caption if "judged at" in caption.value)
+    caption = next(caption.value for caption in test.caption if "Wilson" in caption.value)
     assert "FGSM 4/255" in caption and "cifar10:samples:3,5" in caption and "T = 0.50" in caption
 
 
@@ -123,7 +123,7 @@ def test_whatever_the_data_root_is_the_samples_open(
         monkeypatch.setenv("EXITLENS_DATA", root if root.startswith("/") else str(tmp_path))
     test = finished(opened("attack_lab"), has_metrics)
     assert not test.exception and not test.error
-    assert test.selectbox(key="set").options == ["CIFAR-10 samples (20 images)"]
+    assert test.selectbox(key="set").options == ["CIFAR-10 samples"]
     assert any("bundled samples" in caption.value for caption in test.caption)
 
 
@@ -144,7 +144,7 @@ def test_damaged_and_missing_models_are_named_and_the_rest_works(
 
 def test_a_static_model_says_why_nothing_shifts() -> None:
     # Mutant: a strip of "same" bars for a model with one exit.
-    test = finished(opened("attack_lab", model="cifar10-resnet56-static"), has_metrics)
+    test = finished(opened("attack_lab", model="■ ResNet-56 static"), has_metrics)
     assert any("one exit" in info.value for info in test.info)
 
 

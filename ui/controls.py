@@ -198,7 +198,7 @@ def _pixels(text: str) -> float:
 def _set_label(name: str) -> str:
     dataset, split = name.split(":")
     label = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tiny-imagenet": "Tiny-ImageNet"}[dataset]
-    return f"{label} samples (20 images)" if split == "samples" else f"{label} {split}"
+    return f"{label} {split}"
 
 
 def _why_samples(problems: list[str]) -> str:

@@ -12,7 +12,7 @@ from ui.controls import Setting, glyph_label
 WAYS_IN: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Browse", "Pick images, attack them live and follow them from exit to exit.", {}),
     ("Show", "One picture, one attack, large: what the viewer sees and what the network says.", {"images": "0"}),
-    ("Inspect", "Aim at the first exit alone and see what the later ones make of it.", {"aim": "exit-1"}),
+    ("Inspect", "Aim at the first exit alone and see what the later ones make of it.", {"aim": "Exit 1"}),
 )
 
 
