@@ -51,6 +51,8 @@ class LinfAttack:
         ):
             if not low <= value <= high:
                 raise ExitLensError(f"The attack's {field} is {value}; it must lie between {low} and {high}.")
+        if self.name == "fgsm" and (self.num_steps != 1 or self.step_size != self.epsilon or self.decay):
+            raise ExitLensError("FGSM is one step of length epsilon without momentum. Choose pgd or mi-fgsm for more.")
         if self.objective not in get_args(Objective):
             raise ExitLensError(
                 f"Unknown objective {self.objective!r}. Choose one of {', '.join(get_args(Objective))}."
