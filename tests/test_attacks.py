@@ -98,8 +98,8 @@ def test_images_stay_in_the_ball_and_in_the_pixel_range_when_both_bind(preset, r
 def test_epsilon_of_zero_returns_the_input_exactly():
     """Mutant: the projection onto the ball dropped, or done only where there is no random start."""
     images, labels = images_at_the_edges(), labels_of(12)
-    for preset in PRESETS.values():
-        spec = preset(0.0, step_size=2 / 255, num_steps=4, random_start=True)
+    for name, numbers in (("fgsm", {}), ("pgd", {"num_steps": 4}), ("mi-fgsm", {"num_steps": 4})):
+        spec = PRESETS[name](0.0, random_start=True, **numbers)
         assert torch.equal(adversarial_of(toy_model(), images, labels, spec), images)
         result = attack(toy_model(), images, labels, spec, SURE_AT_70)
         assert torch.equal(result.adversarial, images)
@@ -439,7 +439,8 @@ def test_random_start_is_uniform_in_the_ball_and_own_to_each_image():
     assert noise.abs().max() <= 1 + 1e-9
     assert noise.mean().item() == pytest.approx(0, abs=0.05)
     assert noise.var().item() == pytest.approx(1 / 3, abs=0.03)
-    assert len({tuple(one.flatten().tolist()) for one in noise}) == 16
+    # Between two images the noise is not correlated.
+    assert (torch.corrcoef(noise.flatten(1)) - torch.eye(16)).abs().max() < 0.4
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -470,6 +471,7 @@ def test_model_buffers_flags_mode_images_and_labels_are_left_as_they_were(outcom
     else:
         for spec in (LinfAttack(), LinfAttack(stop_when_fooled=True, decay=1.0)):
             attack(model, images, labels, spec, SURE_AT_70, cancel=cancel)
+            sign_steps(model, images, labels, spec, SURE_AT_70)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert {name for name, value in parameters.items() if value.requires_grad} == {"backbone.tail.3.weight"}
     assert all(parameter.grad is None for parameter in parameters.values())
@@ -712,6 +714,9 @@ def test_progress_rises_step_by_step_to_one():
         {"exit_index": 0},
         {"objective": "exit", "exit_index": -1},
         {"goal_class": -1},
+        {"name": "fgsm", "step_size": 8 / 255, "num_steps": 2},
+        {"name": "fgsm", "step_size": 2 / 255, "num_steps": 1},
+        {"name": "fgsm", "step_size": 8 / 255, "num_steps": 1, "decay": 1.0},
     ],
     ids=str,
 )

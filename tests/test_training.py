@@ -278,10 +278,35 @@ def test_finished_run_is_not_trained_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("toy_registry")
-def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
-    # Mutant: the seed unused: twins "trained independently" would be copies.
-    one, other = (trained(toy_recipe(seed=seed, name=f"seed{seed}"), tmp_path) for seed in (1, 2))
-    assert not torch.equal(one["backbone.tail.3.weight"], other["backbone.tail.3.weight"])
+def test_another_seed_draws_other_first_weights(tmp_path: Path) -> None:
+    # Mutant: one seed for the weights of all recipes: twins "trained independently" would start as copies.
+    # The learning rate is so small that the first weights are also the last.
+    one, other = (
+        trained(toy_recipe(seed=seed, name=f"seed{seed}", num_epochs=1, peak_learning_rate=1e-9), tmp_path)
+        for seed in (1, 2)
+    )
+    for name in ("backbone.stem.0.weight", "backbone.tail.3.weight", "exits.0.linear.weight"):
+        assert (one[name] - other[name]).norm() > 0.1 * one[name].norm()
+
+
+@pytest.mark.usefixtures("toy_registry")
+def test_every_epoch_and_every_seed_goes_through_the_images_in_another_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutant: the epoch left out of the seed: every epoch would show the same crops in the same order.
+    batches: list[list[int]] = []
+    draw = loop._augmented
+
+    def recording(padded: Tensor, rows: Tensor, side: int, generator: torch.Generator) -> Tensor:
+        batches.append(rows.tolist())
+        return draw(padded, rows, side, generator)
+
+    monkeypatch.setattr(loop, "_augmented", recording)
+    for seed in (1, 2):
+        trained(toy_recipe(seed=seed, name=f"seed{seed}"), tmp_path)
+    orders = [tuple(order) for order in torch.tensor(batches).view(6, 64).tolist()]
+    assert len(set(orders)) == 6
+    assert all(sorted(order) == list(range(64)) for order in orders)
 
 
 @pytest.mark.usefixtures("toy_registry")
