@@ -364,7 +364,7 @@ def test_training_learns_at_every_exit(tmp_path: Path) -> None:
     training, validation = toy_image_set(256), toy_image_set(100, split="validation", seed=1)
     epochs: list[Epoch] = []
     train(recipe, training, validation, state_folder=tmp_path, compiled=False, on_epoch=epochs.append)
-    assert min(epochs[-1].validation_accuracy) > 0.9
+    assert min(epochs[-1].validation_accuracy) > 0.75
     assert epochs[-1].mean_loss < epochs[0].mean_loss / 2
 
 
