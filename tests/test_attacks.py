@@ -191,8 +191,8 @@ def test_mi_fgsm_of_one_full_step_is_fgsm_at_any_decay(decay):
 # ----------------------------------------------------------------------------------------------------------------
 # Arithmetic by hand
 #
-# z = (x2, x1', x0') with x = (x0, x1, x2): class 0 grows with x1, class 1 with x2, class 2 with 4 x0 - x2.
-# At x = (.5, .5, .5): z = (.5, .5, .4), p = (.344253, .344253, .311493), y = 0, so the gradient
+# An image is x = (x0, x1, x2), its logits z = (x1, x2, 4 x0 - x2 - 1.1), its class y = 0.
+# At x = (.5, .5, .5): z = (.5, .5, .4), p = (.344253, .344253, .311493), so the gradient
 # W^T (p - y) = (4 p2, p0 - 1, p1 - p2) = (1.245973, -.655747, .032760).
 # One step of .1 later x = (.6, .4, .6), z = (.4, .6, .7), p = (.280013, .342009, .377978) and the gradient
 # (1.511913, -.719987, -.035969): the third channel has turned.
@@ -739,26 +739,26 @@ IMAGES, LABELS = toy_images(2), labels_of(2)
 
 
 @pytest.mark.parametrize(
-    ("images", "labels"),
+    ("images", "labels", "message"),
     [
-        pytest.param(IMAGES[0], LABELS, id="three dimensions"),
-        pytest.param(IMAGES[:0], LABELS[:0], id="no images"),
-        pytest.param(IMAGES[:, :1], LABELS, id="one channel"),
-        pytest.param((IMAGES * 255).byte(), LABELS, id="bytes"),
-        pytest.param(IMAGES.half(), LABELS, id="16 bits"),
-        pytest.param(IMAGES - 0.5, LABELS, id="below 0"),
-        pytest.param(IMAGES * 255, LABELS, id="above 1"),
-        pytest.param(IMAGES * float("nan"), LABELS, id="NaN"),
-        pytest.param(IMAGES, LABELS[:1], id="too few labels"),
-        pytest.param(IMAGES, LABELS[:, None], id="labels in a column"),
-        pytest.param(IMAGES, LABELS.double(), id="labels not whole numbers"),
-        pytest.param(IMAGES, LABELS - 1, id="label -1"),
-        pytest.param(IMAGES, LABELS + 3, id="label beyond the classes"),
+        pytest.param(IMAGES[0], LABELS, "Images have shape", id="three dimensions"),
+        pytest.param(IMAGES[:0], LABELS[:0], "Images have shape", id="no images"),
+        pytest.param(IMAGES[:, :1], LABELS, "Images have shape", id="one channel"),
+        pytest.param((IMAGES * 255).byte(), LABELS, "pixels", id="bytes"),
+        pytest.param(IMAGES.half(), LABELS, "pixels", id="16 bits"),
+        pytest.param(IMAGES - 0.5, LABELS, "pixels", id="below 0"),
+        pytest.param(IMAGES * 255, LABELS, "pixels", id="above 1"),
+        pytest.param(IMAGES * float("nan"), LABELS, "pixels", id="NaN"),
+        pytest.param(IMAGES, LABELS[:1], "labels of shape", id="too few labels"),
+        pytest.param(IMAGES, LABELS[:, None], "labels of shape", id="labels in a column"),
+        pytest.param(IMAGES, LABELS.double(), "labels of shape", id="labels not whole numbers"),
+        pytest.param(IMAGES, LABELS - 1, "Labels run", id="label -1"),
+        pytest.param(IMAGES, LABELS + 3, "Labels run", id="label beyond the classes"),
     ],
 )
-def test_images_and_labels_that_do_not_fit_are_refused(images, labels):
-    """Mutant: the matching check of ``_check_input`` dropped."""
-    with pytest.raises(ExitLensError):
+def test_images_and_labels_that_do_not_fit_are_refused(images, labels, message):
+    """Mutant: the matching check of ``_check_input`` dropped; NaN passes one written as ``min < 0 or max > 1``."""
+    with pytest.raises(ExitLensError, match=message):
         attack(toy_model(), images, labels, LinfAttack(), SURE_AT_70)
 
 

@@ -320,6 +320,18 @@ def test_state_of_another_recipe_is_refused(tmp_path: Path, change: dict[str, ob
 
 
 @pytest.mark.usefixtures("toy_registry")
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    # Mutant: torch's own error, which names no file and no way out.
+    recipe = toy_recipe()
+    file = tmp_path / recipe.name / "state.pt"
+    file.parent.mkdir()
+    file.write_bytes(b"half of a state")
+    with pytest.raises(ExitLensError, match="is damaged") as raised:
+        train(recipe, toy_image_set(64), toy_image_set(8), state_folder=tmp_path, compiled=False)
+    assert str(file) in str(raised.value)
+
+
+@pytest.mark.usefixtures("toy_registry")
 def test_storage_and_calibration_may_change_after_training(tmp_path: Path) -> None:
     # Mutant: every field in the training key: hours of training thrown away for a file format.
     weights = trained(toy_recipe(), tmp_path)

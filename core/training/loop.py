@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import shutil
 import time
 from collections.abc import Callable
@@ -71,7 +72,7 @@ def train(
         The network in eval mode, and the seconds that all its epochs took.
 
     Raises:
-        ExitLensError: If the saved state belongs to another recipe.
+        ExitLensError: If the saved state is damaged or belongs to another recipe.
     """
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.architecture, recipe.dataset, recipe.exit_positions)
@@ -182,7 +183,12 @@ def _has_fast_bf16() -> bool:
 def _restore(state_file: Path, recipe: Recipe, model: ExitNetwork, optimizer: torch.optim.SGD) -> tuple[int, float]:
     if not state_file.is_file():
         return 0, 0.0
-    state: dict[str, Any] = torch.load(state_file, weights_only=True, map_location="cpu")
+    try:
+        state: dict[str, Any] = torch.load(state_file, weights_only=True, map_location="cpu")
+    except (RuntimeError, OSError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
+        raise ExitLensError(
+            f"{state_file} is damaged ({type(error).__name__}). Remove that folder to start the training over."
+        ) from error
     if state["recipe"] != recipe.training_key:
         raise ExitLensError(
             f"{state_file} was made by another recipe of the same name. Remove that folder to start over, or "
