@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from torch import Tensor
 
 from core.exits import ExitPolicy, decide
@@ -175,3 +176,12 @@ def test_losing_is_relative_to_the_final_exit():
 def test_a_static_model_has_no_operating_points():
     """Mutant: the early return dropped."""
     assert operating_points(logits_of([[(0, 0.9)]]), torch.tensor([0]), (1.0,)) == ()
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 7, 8, 20, 1000, 9980])
+def test_wilson_interval_equals_scipys(num_images: int) -> None:
+    # Mutant: a continuity correction, or a share clipped instead of the interval's end.
+    for num_hits in {0, 1, num_images // 3, num_images - 1, num_images}:
+        expected = binomtest(num_hits, num_images).proportion_ci(0.95, "wilson")
+        share = rate(num_hits, num_images)
+        assert (share.low, share.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
