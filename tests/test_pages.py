@@ -62,7 +62,7 @@ def test_lab_opened_cold_by_its_link_attacks_the_samples() -> None:
     # Mutant: a lab that waits for a click never gets metrics.
     test = finished(opened("attack_lab"), has_metrics)
     assert not test.exception and not test.error
-    assert len(test.get("plotly_chart")) >= 5
+    assert len(test.get("plotly_chart")) == (6 if len(list_models()) > 1 else 4)
     assert any("cifar10:samples:0-7" in caption.value and "n = 8" in caption.value for caption in test.caption)
 
 

@@ -114,11 +114,12 @@ def population(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> N
             )
     with right:
         st.subheader("Who fools whom")
+        if len(experiment.cards) == 1:
+            st.info("There is no twin of this model here yet, so there is nobody else to fool.")
+            return
         transfer = transfer_table(cache.decisions(experiment.spec, setting.policy, experiment))
         shown = transfer[transfer.denominator == "attackable"]
         labels = {name: glyph_label(card) for name, card in experiment.cards.items()}
-        if len(experiment.cards) == 1:
-            st.info("There is no twin of this model to compare with.")
         figure_panel(
             transfer_figure(shown, labels),
             key="transfer",

@@ -64,7 +64,7 @@ def _settle(job: Job, spec: ExperimentSpec, setting: Setting) -> None:
                 args=(setting.policy.threshold,),
             )
     else:
-        st.caption(f"Done in {experiment.seconds:.1f} s for {len(experiment.results)} models.")
+        st.caption(f"Done in {experiment.seconds:.1f} s.")
 
 
 def _attack_again(threshold: float) -> None:
