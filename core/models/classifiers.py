@@ -28,7 +28,7 @@ class ExitClassifier(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Logits (N, C) from features (N, channels, side, side)."""
         if self.mix is not None:
-            # Reductions over unfolded windows: compiled, they train a sixth faster than the pooling kernels.
+            # Reductions over unfolded windows: compiled, they train faster than the pooling kernels.
             windows = features.unflatten(3, (-1, self.window)).unflatten(2, (-1, self.window))
             features = self.mix * windows.amax((3, 5)) + (1 - self.mix) * windows.mean((3, 5))
         logits: Tensor = self.linear(features.flatten(1))
