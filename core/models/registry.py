@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from core.datasets import DATASETS
 from core.errors import ExitLensError
-from core.models import resnet
+from core.models import mobilenet, resnet, vgg
 from core.models.classifiers import Backbone, ExitNetwork
 
 
@@ -24,7 +24,11 @@ class Architecture:
     exit_positions: tuple[int, ...]
 
 
-ARCHITECTURES = {"resnet56": Architecture("ResNet-56", resnet.ResNet56, resnet.EXIT_POSITIONS)}
+ARCHITECTURES = {
+    "vgg16": Architecture("VGG-16", vgg.VGG16, vgg.EXIT_POSITIONS),
+    "resnet56": Architecture("ResNet-56", resnet.ResNet56, resnet.EXIT_POSITIONS),
+    "mobilenet": Architecture("MobileNet", mobilenet.MobileNet, mobilenet.EXIT_POSITIONS),
+}
 
 
 def build_model(architecture: str, dataset: str, exit_positions: Sequence[int] = ()) -> ExitNetwork:
