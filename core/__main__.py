@@ -180,7 +180,7 @@ def attack(
     if image_set.dataset != card.dataset:
         raise ExitLensError(f"{model} knows {card.dataset}; {images} are images of {image_set.dataset}.")
     spec.check_model(card.num_exits, card.num_classes)
-    asked = ExperimentSpec(images, model, attack_for(card, spec), policy)
+    asked = ExperimentSpec(images, (model,), (model,), attack_for(card, spec), policy)
     with tqdm(total=100, unit="%", disable=as_json, file=sys.stderr) as bar:
 
         def on_progress(progress: Any) -> None:

@@ -1,4 +1,4 @@
-"""One live experiment: a model and its twin are attacked on the same images, each judged on both."""
+"""One live experiment: some models are attacked on the same images, and what was made is shown to others too."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from core.attacks.run import AttackProgress, AttackResult, CancelToken, attack
+from core.attacks.run import BATCH_SIZE, AttackProgress, AttackResult, CancelToken, attack
 from core.attacks.spec import LinfAttack
 from core.checkpoints import ModelCard
 from core.data import ImageSet
-from core.errors import ExitLensError
+from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy
 from core.models import ExitModel
 
@@ -21,15 +21,31 @@ class ExperimentSpec:
 
     Attributes:
         images: Image set with its selection, such as ``cifar10:samples:0-7``.
-        model: The model in question.
-        attack: What is done to it.
+        sources: Models that are attacked, the one in question first.
+        targets: Models that what was made is shown to; every source is one.
+        attack: What is done to each source.
         made_at: The policy in force while attacking.
     """
 
     images: str
-    model: str
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
     attack: LinfAttack
     made_at: ExitPolicy
+
+    def __post_init__(self) -> None:
+        """Checks that sources and targets make sense together."""
+        doubled = len(set(self.sources)) < len(self.sources) or len(set(self.targets)) < len(self.targets)
+        if not self.sources or doubled or not set(self.sources) <= set(self.targets):
+            raise ExitLensError(
+                f"The sources are {', '.join(self.sources) or 'none'} and the targets "
+                f"{', '.join(self.targets) or 'none'}. Give one source or more, each among the targets, no name twice."
+            )
+
+    @property
+    def model(self) -> str:
+        """The model in question."""
+        return self.sources[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +55,9 @@ class Experiment:
     Attributes:
         spec: What was asked for.
         image_set: The images.
-        cards: Of every model that took part, the one in question first.
-        results: The attack on each of them as source.
+        cards: Of every target.
+        results: The attack on each source.
+        clean_logits: Every target's logits on the images, (N, K, C).
         logits: For each (source, target) the target's logits on the source's adversarial images, (N, K, C).
     """
 
@@ -48,6 +65,7 @@ class Experiment:
     image_set: ImageSet
     cards: dict[str, ModelCard]
     results: dict[str, AttackResult]
+    clean_logits: dict[str, Tensor]
     logits: dict[tuple[str, str], Tensor]
 
     @property
@@ -72,16 +90,18 @@ def run_experiment(
     image_set: ImageSet,
     models: Mapping[str, tuple[ExitModel, ModelCard]],
     *,
+    made: Mapping[str, AttackResult] | None = None,
     on_progress: Callable[[AttackProgress], None] | None = None,
     cancel: CancelToken | None = None,
 ) -> Experiment:
-    """Attacks every given model on the images and shows every outcome to every model.
+    """Attacks every source on the images and shows every outcome to every target.
 
     Args:
-        spec: What is asked; its own model must be among ``models``.
+        spec: What is asked.
         image_set: The images that ``spec.images`` names.
-        models: The model in question first, then those it is compared with, all on one data set.
-        on_progress: Called after each step with the progress over all models.
+        models: At least the targets of ``spec``, all on one data set.
+        made: Attacks on sources that were already made: same images, attack and policy.
+        on_progress: Called after each step with the progress over all sources.
         cancel: Checked after each step.
 
     Returns:
@@ -91,18 +111,24 @@ def run_experiment(
         ExitLensError: If spec, images and models do not fit each other.
         Cancelled: Once ``cancel`` is set.
     """
-    datasets = {card.dataset for _, card in models.values()} | {image_set.dataset}
-    if spec.model not in models or len(datasets) > 1:
+    missing = [name for name in spec.targets if name not in models]
+    if missing:
+        raise ExitLensError(f"The experiment names {', '.join(missing)}, given were {', '.join(models) or 'no model'}.")
+    cards = {name: models[name][1] for name in spec.targets}
+    datasets = {card.dataset for card in cards.values()} | {image_set.dataset}
+    if len(datasets) > 1:
         raise ExitLensError(
-            f"{spec.model} is to be attacked on {image_set.name}, beside {', '.join(models) or 'no model'}. Give that "
-            f"model and others of its data set only; these are of {', '.join(sorted(datasets))}."
+            f"{', '.join(cards)} and the images {image_set.name} are of {', '.join(sorted(datasets))}. "
+            "Choose models and images of one data set."
         )
-    pixels, results, logits = image_set.pixels(), {}, {}
-    for number, (name, (model, card)) in enumerate(models.items()):
+    pixels, results = image_set.pixels(), dict(made or {})
+    wanted = [name for name in spec.sources if name not in results]
+    for number, name in enumerate(wanted):
+        model, card = models[name]
 
         def over_all(progress: AttackProgress, done: int = number) -> None:
             if on_progress:
-                on_progress(replace(progress, share=(done + progress.share) / len(models)))
+                on_progress(replace(progress, share=(done + progress.share) / len(wanted)))
 
         results[name] = attack(
             model,
@@ -113,9 +139,18 @@ def run_experiment(
             on_progress=over_all,
             cancel=cancel,
         )
-    for source, result in results.items():
-        for target, (model, _) in models.items():
-            with torch.no_grad():
-                own = source == target
-                logits[source, target] = result.adversarial_logits if own else model(result.adversarial)
-    return Experiment(spec, image_set, {name: card for name, (_, card) in models.items()}, results, logits)
+    results = {name: results[name] for name in spec.sources}
+    clean_logits, logits = {}, {}
+    for target in spec.targets:
+        clean_logits[target] = results[target].clean_logits if target in results else _shown(models[target][0], pixels)
+        for source, result in results.items():
+            own = source == target
+            logits[source, target] = result.adversarial_logits if own else _shown(models[target][0], result.adversarial)
+            if cancel and cancel.is_set():
+                raise Cancelled
+    return Experiment(spec, image_set, cards, results, clean_logits, logits)
+
+
+@torch.no_grad()
+def _shown(model: ExitModel, images: Tensor) -> Tensor:
+    return torch.cat([model(batch) for batch in images.split(BATCH_SIZE)])

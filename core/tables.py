@@ -140,7 +140,7 @@ def decisions_table(experiment: Experiment, policy: ExitPolicy) -> pd.DataFrame:
     image_set = experiment.image_set
     for (source, target), logits in experiment.logits.items():
         result = experiment.results[source]
-        clean_logits = experiment.results[target].clean_logits
+        clean_logits = experiment.clean_logits[target]
         clean, adversarial = decide(clean_logits, policy), decide(logits, policy)
         rule = SUCCESS_RULES[result.spec.success_rule if source == target else _transfer_rule(result)]
         case = Case(clean_logits, logits, image_set.labels, policy, result.spec.goal_class)
@@ -178,7 +178,7 @@ def exits_table(experiment: Experiment) -> pd.DataFrame:
     """What every exit says of every image, clean and adversarial, whatever the policy: schema ``EXITS``."""
     parts = []
     for (source, target), adversarial in experiment.logits.items():
-        for state, logits in (("clean", experiment.results[target].clean_logits), ("adversarial", adversarial)):
+        for state, logits in (("clean", experiment.clean_logits[target]), ("adversarial", adversarial)):
             probabilities = logits.softmax(dim=-1)
             confidence, predicted = probabilities.max(dim=-1)
             labels = experiment.image_set.labels[:, None].expand_as(predicted)

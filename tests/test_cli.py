@@ -221,7 +221,7 @@ def test_printed_command_asks_for_the_very_same_experiment(
 ) -> None:
     # Mutant: any field left out of the command, or numbers cut to a few digits.
     policy = ExitPolicy(0.123456789, "most_confident") if attack.decay else ExitPolicy(0.9)
-    spec = ExperimentSpec("toy:test:0, 3-5", EARLY, attack, policy)
+    spec = ExperimentSpec("toy:test:0, 3-5", (EARLY,), (EARLY,), attack, policy)
     asked: list[ExperimentSpec] = []
 
     def remember(spec: ExperimentSpec, *others: object, **more: object) -> None:

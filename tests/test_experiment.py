@@ -16,7 +16,7 @@ from core.exits import ExitPolicy
 from core.experiment import Experiment, ExperimentSpec, attack_for, run_experiment, twin_of
 
 EARLY, STATIC = "toy-early-exit", "toy-static"
-SPEC = ExperimentSpec("toy:test:0-11", EARLY, pgd(num_steps=3), ExitPolicy(0.6))
+SPEC = ExperimentSpec("toy:test:0-11", (EARLY, STATIC), (EARLY, STATIC), pgd(num_steps=3), ExitPolicy(0.6))
 
 
 @cache
@@ -45,7 +45,7 @@ def test_every_target_is_judged_on_the_stored_images_of_every_source() -> None:
         result = done.results[source]
         stored = (result.images + result.perturbations.float()).clamp(0, 1)
         torch.testing.assert_close(logits, model(stored), rtol=1e-5, atol=1e-5)
-        assert not torch.allclose(logits, done.results[target].clean_logits, atol=1e-3)
+        assert not torch.allclose(logits, done.clean_logits[target], atol=1e-3)
 
 
 def test_experiment_keeps_its_spec_its_images_and_the_cards_in_order() -> None:
@@ -108,6 +108,41 @@ def test_experiment_whose_parts_do_not_fit_is_refused(fault: str) -> None:
     elif fault == "other images":
         images = dataclasses.replace(images, dataset="cifar10")
     else:
-        models = models | {"far": (models[STATIC][0], dataclasses.replace(models[STATIC][1], dataset="cifar10"))}
+        models = models | {STATIC: (models[STATIC][0], dataclasses.replace(models[STATIC][1], dataset="cifar10"))}
     with pytest.raises(ExitLensError, match=EARLY):
         run_experiment(SPEC, images, models)
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets"),
+    [((), (EARLY,)), ((EARLY,), (STATIC,)), ((EARLY, EARLY), (EARLY,)), ((EARLY,), (EARLY,) * 2)],
+)
+def test_sources_that_are_no_targets_or_named_twice_are_refused(
+    sources: tuple[str, ...], targets: tuple[str, ...]
+) -> None:
+    # Mutant: no check: a source without its own verdict fails deep inside a table.
+    with pytest.raises(ExitLensError, match="among the targets"):
+        ExperimentSpec("toy:test", sources, targets, pgd(), ExitPolicy())
+
+
+def test_target_that_is_no_source_is_shown_everything_and_attacked_by_nobody() -> None:
+    # Mutant: every target attacked, or its clean logits left out.
+    spec = dataclasses.replace(SPEC, sources=(EARLY,))
+    done = run_experiment(spec, image_set(), pair())
+    assert list(done.results) == [EARLY] and list(done.cards) == [EARLY, STATIC]
+    assert set(done.logits) == {(EARLY, EARLY), (EARLY, STATIC)}
+    static = pair()[STATIC][0]
+    torch.testing.assert_close(done.clean_logits[STATIC], static(image_set().pixels()))
+    torch.testing.assert_close(done.logits[EARLY, STATIC], static(done.results[EARLY].adversarial))
+
+
+def test_attack_that_was_made_already_is_not_made_again() -> None:
+    # Mutant: ``made`` ignored, or its progress counted.
+    made, shares = {EARLY: experiment().results[EARLY]}, []
+    done = run_experiment(
+        SPEC, image_set(), pair(), made=made, on_progress=lambda progress: shares.append(progress.share)
+    )
+    assert done.results[EARLY] is made[EARLY] and list(done.results) == [EARLY, STATIC]
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1])
+    for pair_of_names, logits in experiment().logits.items():
+        torch.testing.assert_close(done.logits[pair_of_names], logits)

@@ -18,7 +18,7 @@ PROGRESS = AttackProgress(step=1, num_steps=2, num_done=0, num_images=3, share=0
 
 
 def spec(number: int) -> ExperimentSpec:
-    return ExperimentSpec(f"toy:test:{number}", "toy-early-exit", pgd(), ExitPolicy())
+    return ExperimentSpec(f"toy:test:{number}", ("toy-early-exit",), ("toy-early-exit",), pgd(), ExitPolicy())
 
 
 @pytest.fixture

@@ -58,7 +58,9 @@ def models() -> dict:
 def experiment(objective: str = "taken", goal_class: int | None = None) -> Experiment:
     attack = pgd(num_steps=NUM_STEPS, objective=objective, goal_class=goal_class)
     images = answered_image_set(models()[EARLY][0].model, NUM_IMAGES)
-    return run_experiment(ExperimentSpec("toy:test", EARLY, attack, POLICY), images, models())
+    return run_experiment(
+        ExperimentSpec("toy:test", (EARLY, STATIC), (EARLY, STATIC), attack, POLICY), images, models()
+    )
 
 
 def by_hand(logits: list[list[float]], policy: ExitPolicy) -> tuple[int, int, int, float]:
@@ -130,7 +132,7 @@ def test_decisions_are_those_made_by_hand_from_the_logits(policy: ExitPolicy) ->
     assert len(table) == 4 * NUM_IMAGES
     for (source, target), rows in table.groupby(["source", "target"]):
         costs = done.cards[target].exit_costs
-        sides = {"clean": done.results[target].clean_logits, "adversarial": done.logits[source, target]}
+        sides = {"clean": done.clean_logits[target], "adversarial": done.logits[source, target]}
         for position, row in enumerate(rows.itertuples()):
             assert row.image_id == f"toy/test/{position}"
             decided = {state: by_hand(logits[position].tolist(), policy) for state, logits in sides.items()}
@@ -190,7 +192,7 @@ def test_exits_table_has_every_exits_view_of_every_image_in_both_states() -> Non
     cell = table.set_index(["source", "target", "state", "image_id", "exit_index"])
     labels = done.image_set.labels.tolist()
     for (source, target), adversarial in done.logits.items():
-        for state, logits in (("clean", done.results[target].clean_logits), ("adversarial", adversarial)):
+        for state, logits in (("clean", done.clean_logits[target]), ("adversarial", adversarial)):
             shares = logits.double().softmax(-1)
             for image in range(NUM_IMAGES):
                 for index in range(logits.shape[1]):

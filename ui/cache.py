@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import streamlit as st
 import torch
 
 from core import checkpoints, data
-from core.attacks.run import AttackProgress
+from core.attacks.run import AttackProgress, AttackResult
 from core.attribution import saliency_maps
 from core.checkpoints import ModelCard
 from core.data import ImageSet, ImageSetStatus
@@ -61,26 +62,40 @@ def cards() -> tuple[list[ModelCard], list[str]]:
     return readable, problems
 
 
-def model_pair(name: str) -> dict[str, tuple[ExitNetwork, ModelCard]]:
+def pair_names(card: ModelCard) -> tuple[str, ...]:
     """A model and, where there is one, its twin of the other kind."""
-    card = checkpoints.load_card(name)
     twin = twin_of(card, cards()[0])
-    return {each.name: loaded_model(each.name, each.weights_sha256) for each in (card, twin) if each}
+    return (card.name, twin.name) if twin else (card.name,)
 
 
 def start_experiment(spec: ExperimentSpec) -> Job:
     """Starts an experiment in the background, or finds the one already made or under way."""
     # Cached values are fetched here: workers call nothing of Streamlit.
-    models = model_pair(spec.model)
+    models = {name: loaded_model(name, checkpoints.load_card(name).weights_sha256) for name in spec.targets}
     dataset, split, indices = data.parse_image_set_name(spec.images)
     images = image_set(f"{dataset}:{split}")
     if indices is not None:
         images = images.select(indices)
+    made = _made_already(spec)
 
     def work(on_progress: Callable[[AttackProgress], None], cancel: threading.Event) -> Experiment:
-        return run_experiment(spec, images, models, on_progress=on_progress, cancel=cancel)
+        return run_experiment(spec, images, models, made=made, on_progress=on_progress, cancel=cancel)
 
     return job_board().start(spec, work)
+
+
+def _made_already(spec: ExperimentSpec) -> dict[str, AttackResult]:
+    """Attacks of earlier experiments that differ in sources and targets only."""
+    made: dict[str, AttackResult] = {}
+    for job in job_board().finished():
+        if replace(job.spec, sources=spec.sources, targets=spec.targets) == spec:
+            experiment = job.result()
+            made |= {
+                name: result
+                for name, result in experiment.results.items()
+                if experiment.cards[name].weights_sha256 == checkpoints.load_card(name).weights_sha256
+            }
+    return {name: result for name, result in made.items() if name in spec.sources}
 
 
 @st.cache_data(max_entries=64, show_spinner=False)

@@ -98,6 +98,11 @@ class JobBoard:
                 del self._jobs[old]
             return job
 
+    def finished(self) -> list[Job]:
+        """All jobs that ended with a result, the oldest first."""
+        with self._lock:
+            return [job for job in self._jobs.values() if job.is_over and job.is_wanted]
+
     def position(self, job: Job) -> int:
         """How many jobs are still to end before this one can start."""
         with self._lock:

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 import torch
+from streamlit.delta_generator import DeltaGenerator
 
-from core.checkpoints import ModelCard
 from core.exits import decide_from_confidences
 from core.experiment import Experiment
 from core.export import command_of
@@ -50,15 +50,7 @@ def headline(experiment: Experiment, setting: Setting) -> pd.DataFrame:
     columns[2].metric(
         "Mean exit", f"{own.clean_computed_exit.mean() + 1:.1f} → {own.adversarial_computed_exit.mean() + 1:.1f}"
     )
-    twin = _twin_rows(table, experiment)
-    if twin is not None:
-        twin_card, own_attack, same_noise = twin
-        columns[3].metric(
-            f"{glyph_label(twin_card)}, attacked too",
-            _count(own_attack),
-            help=f"Its twin under the same attack, made on it. The very perturbations on the left fool "
-            f"{_count(same_noise)}: see Who fools whom.",
-        )
+    _twin_metric(columns[3], table, experiment)
     st.caption(
         f"{experiment.results[name].spec.label} · made at T = {experiment.spec.made_at.threshold:.2f} · judged at "
         f"T = {setting.policy.threshold:.2f} · {experiment.spec.images} · n = {len(own)} · 95 % Wilson interval"
@@ -66,15 +58,26 @@ def headline(experiment: Experiment, setting: Setting) -> pd.DataFrame:
     return own
 
 
-def _twin_rows(table: pd.DataFrame, experiment: Experiment) -> tuple[ModelCard, pd.DataFrame, pd.DataFrame] | None:
-    """The twin's card, its rows under its own attack, and under the perturbations made on the model in question."""
-    others = [card for name, card in experiment.cards.items() if name != experiment.spec.model]
+def _twin_metric(column: DeltaGenerator, table: pd.DataFrame, experiment: Experiment) -> None:
+    """How the twin fares: under its own attack where it was attacked, else under the same perturbations."""
+    name = experiment.spec.model
+    others = [card for card in experiment.cards.values() if card.name != name]
     if not others:
-        return None
-    twin = others[0]
-    own_attack = table[(table.source == twin.name) & (table.target == twin.name)]
-    same_noise = table[(table.source == experiment.spec.model) & (table.target == twin.name)]
-    return twin, own_attack, same_noise
+        return
+    twin = glyph_label(others[0])
+    on_twin = table[table.target == others[0].name]
+    own_attack, same = (on_twin[on_twin.source == source] for source in (others[0].name, name))
+    if own_attack.empty:
+        column.metric(
+            f"{twin}, same perturbations", _count(same), help="Fooled by what was made on the model on the left."
+        )
+    else:
+        column.metric(
+            f"{twin}, attacked too",
+            _count(own_attack),
+            help=f"Its twin under the same attack, made on it. The very perturbations on the left fool "
+            f"{_count(same)}: see Who fools whom.",
+        )
 
 
 def _count(rows: pd.DataFrame) -> str:
@@ -164,7 +167,7 @@ def close_up(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> Non
         f"**{before} → {after}** · {100 * row.clean_cost:.0f} % → {100 * row.adversarial_cost:.0f} % of the "
         f"multiply-adds · true class {class_names[row.label]}"
     )
-    others = [target for target in experiment.cards if target != name]
+    others = [source for source in experiment.results if source != name]
     columns = st.columns([3, 2] if others else 1)
     for column, target in zip(columns, [name, *others], strict=True):
         with column:

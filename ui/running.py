@@ -15,7 +15,8 @@ from ui.state import lab_state
 def spec_of(setting: Setting, picked: list[int], attack: LinfAttack, made_at: ExitPolicy) -> ExperimentSpec:
     """The experiment that the controls ask for; what does not change it is left out of its key."""
     attack = attack_for(setting.card, attack)
-    return ExperimentSpec(f"{setting.set_name}:{selection_text(sorted(picked))}", setting.card.name, attack, made_at)
+    models = cache.pair_names(setting.card)
+    return ExperimentSpec(f"{setting.set_name}:{selection_text(sorted(picked))}", models, models, attack, made_at)
 
 
 def run_button(spec: ExperimentSpec, setting: Setting) -> None:
