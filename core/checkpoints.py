@@ -25,6 +25,7 @@ from core.models.classifiers import ExitNetwork
 FOLDER_VARIABLE = "EXITLENS_CHECKPOINTS"
 WEIGHTS_FILE = "weights.safetensors"
 CARD_FILE = "card.json"
+BACKBONE = "backbone."
 Storage = Literal["float32", "float16"]
 
 # A card is right when re-measured accuracies agree to three decimals: float32 sums differ between machines.
@@ -43,6 +44,8 @@ class ModelCard:
         exit_positions: Blocks with an early exit after them.
         exit_layers: Layer that feeds each exit, K of them.
         exit_costs: Cost fraction of each exit, K of them.
+        layer_multiply_adds: Of the layers since the exit before, K of them; empty where they were not counted.
+        classifier_multiply_adds: Of each exit's classifier, K of them; empty where they were not counted.
         num_parameters: Trainable numbers.
         num_classes: Classes.
         class_names: One per class.
@@ -51,6 +54,8 @@ class ModelCard:
         std: Per-channel deviation that it divides by.
         storage: Number format of the weight matrices in the file; all the rest is float32.
         weights_sha256: Of the weights file.
+        shares: Model whose file holds the backbone; None where the own file holds everything.
+        shared_sha256: Of that model's weights file.
         test: Accuracy of every exit on the test images, measured once, after the round trip through the file.
         test_set: The image set of ``test``.
         validation_accuracy: Share right of every exit on the validation images.
@@ -88,6 +93,10 @@ class ModelCard:
     training_seconds: float
     versions: dict[str, str]
     machine: dict[str, str]
+    layer_multiply_adds: tuple[int, ...] = ()
+    classifier_multiply_adds: tuple[int, ...] = ()
+    shares: str | None = None
+    shared_sha256: str | None = None
 
     @property
     def num_exits(self) -> int:
@@ -96,8 +105,12 @@ class ModelCard:
 
     @property
     def label(self) -> str:
-        """Name on screen, such as ``ResNet-56 early-exit``."""
-        return f"{ARCHITECTURES[self.architecture].label} {self.kind}"
+        """Name on screen, such as ``ResNet-56 early-exit`` or ``ResNet-56 early-exit, all exits``."""
+        more = self.name
+        for known in (self.dataset, self.architecture, self.kind):
+            more = more.removeprefix(known).lstrip("-")
+        label = f"{ARCHITECTURES[self.architecture].label} {self.kind}"
+        return f"{label}, {more.replace('-', ' ')}" if more else label
 
 
 @dataclass(frozen=True)
@@ -179,20 +192,19 @@ def load_model(name: str, folder: Path | None = None) -> tuple[ExitNetwork, Mode
     """
     card = load_card(name, folder)
     path = (folder or checkpoints_folder()) / name / WEIGHTS_FILE
-    try:
-        payload = path.read_bytes()
-    except OSError as error:
-        raise ExitLensError(f"{path} cannot be read ({error.strerror}). Restore the file.") from error
-    digest = hashlib.sha256(payload).hexdigest()
-    # The format itself loads flipped bytes without complaint.
-    if digest != card.weights_sha256:
-        raise ExitLensError(
-            f"{path} is damaged or belongs to another model: its sha256 is {digest[:12]}…, the card says "
-            f"{card.weights_sha256[:12]}…. Restore the file."
-        )
+    payload = _read_weights(card, folder)
+    backbone = None
+    if card.shares:
+        owner = load_card(card.shares, folder)
+        if owner.weights_sha256 != card.shared_sha256:
+            raise ExitLensError(
+                f"{name} stands on the weights of {card.shares}, but on others than are here (sha256 "
+                f"{owner.weights_sha256[:12]}… instead of {(card.shared_sha256 or '')[:12]}…). Train its exits again."
+            )
+        backbone = _read_weights(owner, folder)
     try:
         model = build_model(card.architecture, card.dataset, card.exit_positions)
-        unpack_weights(model, payload)
+        unpack_weights(model, payload, backbone)
     except (SafetensorError, RuntimeError, ExitLensError) as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise ExitLensError(
@@ -206,20 +218,45 @@ def load_model(name: str, folder: Path | None = None) -> tuple[ExitNetwork, Mode
     return model.eval().requires_grad_(False), card
 
 
-def pack_weights(model: ExitNetwork, storage: Storage) -> bytes:
-    """The model's state as a safetensors file; only weight matrices are narrowed, never norms or buffers."""
+def _read_weights(card: ModelCard, folder: Path | None) -> bytes:
+    path = (folder or checkpoints_folder()) / card.name / WEIGHTS_FILE
+    try:
+        payload = path.read_bytes()
+    except OSError as error:
+        raise ExitLensError(f"{path} cannot be read ({error.strerror}). Restore the file.") from error
+    digest = hashlib.sha256(payload).hexdigest()
+    # The format itself loads flipped bytes without complaint.
+    if digest != card.weights_sha256:
+        raise ExitLensError(
+            f"{path} is damaged or belongs to another model: its sha256 is {digest[:12]}…, the card says "
+            f"{card.weights_sha256[:12]}…. Restore the file."
+        )
+    return payload
+
+
+def pack_weights(model: ExitNetwork, storage: Storage, *, with_backbone: bool = True) -> bytes:
+    """The model's state as a safetensors file; only weight matrices are narrowed, never norms or buffers.
+
+    Args:
+        model: The model.
+        storage: Number format of the weight matrices.
+        with_backbone: False where the backbone is another model's and stored with that one.
+    """
     narrow = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
     dtype = torch.float16 if storage == "float16" else torch.float32
     state = {
         key: (tensor.to(dtype) if key in narrow else tensor).detach().contiguous()
         for key, tensor in model.state_dict().items()
+        if with_backbone or not key.startswith(BACKBONE)
     }
     return save_tensors(state)
 
 
-def unpack_weights(model: ExitNetwork, payload: bytes) -> None:
-    """Puts a packed state into a model, as loading does."""
+def unpack_weights(model: ExitNetwork, payload: bytes, backbone: bytes | None = None) -> None:
+    """Puts a packed state into a model, as loading does; the backbone from another model's file where one is given."""
     state = load_tensors(payload)
+    if backbone is not None:
+        state |= {key: tensor for key, tensor in load_tensors(backbone).items() if key.startswith(BACKBONE)}
     model.load_state_dict(
         {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     )

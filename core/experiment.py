@@ -12,7 +12,7 @@ from core.checkpoints import ModelCard
 from core.data import ImageSet
 from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy
-from core.models import ExitModel
+from core.models import ARCHITECTURES, ExitModel
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,24 @@ class Experiment:
 
 
 def twin_of(card: ModelCard, others: list[ModelCard]) -> ModelCard | None:
-    """The independently trained model of the other kind, same architecture and data set; None without one."""
-    twins = (other for other in others if (other.dataset, other.architecture) == (card.dataset, card.architecture))
-    return next((twin for twin in twins if twin.kind != card.kind), None)
+    """The independently trained model of the other kind, same architecture and data set; None without one.
+
+    Of several, the one with the standard exits and the lowest seed.
+    """
+
+    def standing(other: ModelCard) -> tuple[bool, int, str]:
+        architecture = ARCHITECTURES.get(other.architecture)
+        return other.exit_positions not in ((), architecture and architecture.exit_positions), other.seed, other.name
+
+    twins = [
+        other
+        for other in others
+        if (other.dataset, other.architecture) == (card.dataset, card.architecture)
+        and other.kind != card.kind
+        and other.shares is None  # on another's backbone, nothing is independent
+        and card.shares != other.name
+    ]
+    return min(twins, key=standing, default=None)
 
 
 def attack_for(card: ModelCard, spec: LinfAttack) -> LinfAttack:

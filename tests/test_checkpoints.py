@@ -32,7 +32,7 @@ from core.checkpoints import (
 from core.errors import ExitLensError
 from core.evaluation import exit_logits
 from core.models.classifiers import ExitNetwork
-from core.models.costs import exit_costs
+from core.models.costs import exit_costs, multiply_adds
 from core.training import finish as finishing
 from core.training.finish import finish, fit_temperature
 from core.training.recipe import Recipe
@@ -276,6 +276,8 @@ def test_finished_card_says_all_and_survives_its_file() -> None:
     assert (card.name, card.dataset, card.architecture, card.kind) == (NAME, "toy", "toy", "early-exit")
     assert (card.exit_positions, card.exit_layers) == ((0, 1, 2), model.exit_layers)
     assert card.exit_costs == exit_costs(model, model.image_size)
+    assert (card.layer_multiply_adds, card.classifier_multiply_adds) == tuple(map(tuple, multiply_adds(model, 8)))
+    assert (card.shares, card.shared_sha256) == (None, None)
     assert card.num_parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (card.num_classes, card.class_names, card.image_size) == (4, TOY_CLASSES, 8)
     assert (card.mean, card.std) == ((0.5, 0.4, 0.3), (0.25, 0.2, 0.5))
@@ -289,9 +291,24 @@ def test_finished_card_says_all_and_survives_its_file() -> None:
     assert load_model(NAME)[1] == as_read
 
 
+@pytest.mark.usefixtures("toy_registry")
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("toy-early-exit", "Toy early-exit"),
+        ("toy-toy-early-exit-seed-2", "Toy early-exit, seed 2"),
+        ("toy-toy-all-exits", "Toy early-exit, all exits"),
+        ("mine", "Toy early-exit, mine"),
+    ],
+)
+def test_labels_tell_models_of_one_kind_apart(name: str, label: str) -> None:
+    # Mutant: architecture and kind alone: links carry labels, so two seeds would be one model.
+    assert dataclasses.replace(finished()[2], name=name).label == label
+
+
 def test_accuracies_on_the_card_are_those_of_the_stored_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     # Mutant: ``unpack_weights`` dropped from finish: the card would tell the accuracy of weights nobody can load.
-    def negated(model: ExitNetwork, storage: str) -> bytes:
+    def negated(model: ExitNetwork, storage: str, **_: object) -> bytes:
         other = copy.deepcopy(model)
         other.backbone.tail[-1].weight.neg_()
         return pack_weights(other, storage)

@@ -99,6 +99,21 @@ def test_twin_is_the_model_of_the_other_kind_and_else_the_same() -> None:
     assert twin_of(early, [early, *strangers]) is None
 
 
+@pytest.mark.usefixtures("toy_registry")
+def test_of_several_twins_the_independent_one_with_standard_exits_and_lowest_seed_is_taken() -> None:
+    # Mutant: the first by name: an all-exits model on the very same backbone is no independent twin.
+    early, static = (card for _, card in pair().values())
+    early = dataclasses.replace(early, exit_positions=(0, 1, 2), seed=2)
+    second = dataclasses.replace(early, name="a-second", seed=7)
+    late = dataclasses.replace(early, name="a-late", exit_positions=(2,), seed=1)
+    every = dataclasses.replace(early, name="a-all", shares=STATIC)
+    cards = [every, late, second, early, static]
+    assert twin_of(static, cards) is early
+    assert twin_of(late, cards) is static
+    assert twin_of(every, cards) is None
+    assert twin_of(every, [*cards, dataclasses.replace(static, name="static-2", seed=5)]).name == "static-2"
+
+
 @pytest.mark.parametrize("fault", ["model missing", "other images", "other twin"])
 def test_experiment_whose_parts_do_not_fit_is_refused(fault: str) -> None:
     # Mutant: the check dropped: a missing model shows up as a KeyError in the summary, other images as nonsense.

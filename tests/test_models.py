@@ -11,7 +11,7 @@ from core.datasets import DATASETS
 from core.errors import ExitLensError
 from core.models import ARCHITECTURES, build_model
 from core.models.classifiers import ExitClassifier
-from core.models.costs import backbone_fractions, exit_costs, multiply_adds
+from core.models.costs import backbone_fractions, exit_costs, multiply_adds, subset_costs
 
 ALL_ARCHITECTURES = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
@@ -105,6 +105,36 @@ def test_costs_equal_a_hand_count() -> None:
     assert exit_costs(model, 8) == pytest.approx((first / total, (first + layers[1] + exit_classifier) / total, 1))
     backbone = sum(layers) + tail
     assert backbone_fractions(model, 8) == pytest.approx((layers[0] / backbone, (layers[0] + layers[1]) / backbone))
+
+
+def test_cost_of_a_placement_counts_its_own_classifiers_only() -> None:
+    # Mutant: costs of the full network picked by column, in which every classifier left out is still paid for.
+    layers, classifiers = (10, 20, 30, 40), (1, 2, 3, 4)
+    assert subset_costs(layers, classifiers, (1, 3)) == pytest.approx((32 / 106, 1))
+    assert subset_costs(layers, classifiers, (0, 2, 3)) == pytest.approx((11 / 108, 64 / 108, 1))
+    assert subset_costs(layers, classifiers, range(4)) == pytest.approx((11 / 110, 33 / 110, 66 / 110, 1))
+    assert subset_costs(layers, classifiers, (3,)) == (1.0,)
+
+
+def test_placement_is_a_choice_of_columns_with_shared_weights_and_counted_costs() -> None:
+    # Mutant: exits after the wrong blocks, classifiers copied, or the full network changed on the way.
+    model = toy_model(num_exits=4)
+    images = toy_images(3)
+    whole = model(images)
+    chosen = model.subset((0, 2, 3))
+    torch.testing.assert_close(chosen(images), whole[:, [0, 2, 3]], rtol=0, atol=1e-12)
+    assert chosen.exit_layers == tuple(model.exit_layers[index] for index in (0, 2, 3))
+    assert chosen.exits[1].linear.weight is model.exits[2].linear.weight
+    assert chosen.exit_costs == pytest.approx(subset_costs(*multiply_adds(model, 8), (0, 2, 3)))
+    assert (chosen.num_exits, model.num_exits, len(model.exits)) == (3, 4, 3)
+    assert torch.equal(model(images), whole)
+
+
+@pytest.mark.parametrize("exit_indices", [(), (0, 1), (2, 1, 3), (0, 0, 3), (-1, 3), (0, 4)])
+def test_placement_that_does_not_rise_to_the_final_exit_is_refused(exit_indices: tuple[int, ...]) -> None:
+    # Mutant: a network without its final exit.
+    with pytest.raises(ExitLensError, match="end with the final exit, 3"):
+        toy_model(num_exits=4).subset(exit_indices)
 
 
 def test_counting_costs_leaves_the_model_alone() -> None:

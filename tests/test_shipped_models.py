@@ -16,7 +16,7 @@ from core.evaluation import exit_logits
 from core.exits import ExitPolicy, decide, dynamic_agreement, run_dynamic
 from core.experiment import attack_for
 from core.metrics import operating_points
-from core.models.costs import exit_costs
+from core.models.costs import exit_costs, multiply_adds
 from core.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -42,9 +42,11 @@ def test_card_matches_its_recipe_and_network(name: str) -> None:
     # Mutant: a card edited by hand, or a recipe changed after training.
     model, card = load_model(name)
     assert exit_costs(model, card.image_size) == pytest.approx(card.exit_costs, abs=1e-9)
-    assert json.loads(load_recipe(name).training_key) == {
-        key: value for key, value in card.recipe.items() if key not in ("calibrate", "storage")
-    }
+    recipe = json.loads(load_recipe(name).training_key)
+    assert recipe == {key: value for key, value in card.recipe.items() if key in recipe}
+    assert [list(card.layer_multiply_adds), list(card.classifier_multiply_adds)] == list(
+        multiply_adds(model, card.image_size)
+    )
     assert torch.allclose(model.mean.flatten(), torch.tensor(card.mean), atol=1e-6)
     assert torch.allclose(model.std.flatten(), torch.tensor(card.std), atol=1e-6)
 

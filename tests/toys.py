@@ -55,7 +55,7 @@ class ToyBackbone(Backbone):
         self.tail = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(width, num_classes))
 
 
-TOY_ARCHITECTURE = Architecture("Toy", ToyBackbone, exit_positions=(0, 1, 2))
+TOY_ARCHITECTURE = Architecture("Toy", ToyBackbone, exit_positions=(0, 1, 2), num_blocks=4)
 
 
 def toy_model(

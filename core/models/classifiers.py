@@ -1,5 +1,8 @@
 """Networks with classifiers on exits: any list of blocks, a classifier after some of them."""
 
+import copy
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -139,6 +142,25 @@ class ExitNetwork(nn.Module):
         logits: Tensor = classifier(features)
         return logits
 
+    def subset(self, exit_indices: Sequence[int]) -> "ExitNetwork":
+        """The same network with only some of its exits: another placement, weights shared and not copied.
+
+        Its logits are the columns ``exit_indices`` of this network's.
+
+        Args:
+            exit_indices: 0-based, rising, the final exit (``num_exits - 1``) last.
+
+        Raises:
+            ExitLensError: If the exits do not rise or do not end with the final one.
+        """
+        kept = check_subset(exit_indices, self.num_exits)
+        chosen = copy.copy(self)
+        chosen._modules = {**self._modules, "exits": nn.ModuleList(self.exits[index] for index in kept[:-1])}
+        chosen._ends = tuple(self._ends[index] for index in kept)
+        chosen.exit_positions = chosen._ends[:-1]
+        chosen._exit_costs = None
+        return chosen
+
     @torch.no_grad()
     def _exit_classifiers(self, num_classes: int, image_size: int) -> list[ExitClassifier]:
         was_training = self.backbone.training
@@ -150,3 +172,18 @@ class ExitNetwork(nn.Module):
             classifiers.append(ExitClassifier(features.shape[1], features.shape[2], num_classes))
         self.backbone.train(was_training)
         return classifiers
+
+
+def check_subset(exit_indices: Sequence[int], num_exits: int) -> tuple[int, ...]:
+    """The exits of a placement, checked.
+
+    Raises:
+        ExitLensError: If they do not rise within ``num_exits`` or do not end with the final one.
+    """
+    kept = tuple(exit_indices)
+    if list(kept) != sorted(set(kept)) or kept[-1:] != (num_exits - 1,) or kept[0] < 0:
+        raise ExitLensError(
+            f"The exits {list(kept)} are no placement: give rising indices from 0 that end with the final exit, "
+            f"{num_exits - 1}."
+        )
+    return kept

@@ -1,9 +1,13 @@
 """Multiply-adds up to each exit."""
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from core.models.classifiers import check_subset
 from core.models.protocol import ExitModel
 
 
@@ -48,13 +52,27 @@ def exit_costs(model: ExitModel, image_size: int) -> tuple[float, ...]:
         K rising numbers in (0, 1]; the last is 1.
     """
     layers, classifiers = multiply_adds(model, image_size)
-    total = sum(layers) + sum(classifiers)
-    done = 0
-    costs = []
-    for layer, classifier in zip(layers, classifiers, strict=True):
-        done += layer + classifier
-        costs.append(done / total)
-    return tuple(costs)
+    return subset_costs(layers, classifiers, range(len(layers)))
+
+
+def subset_costs(layers: Sequence[int], classifiers: Sequence[int], exit_indices: Sequence[int]) -> tuple[float, ...]:
+    """Cost fractions of a network that has only some of the exits: classifiers left out are not counted.
+
+    Args:
+        layers: Multiply-adds of the layers since the exit before, K of them, as ``multiply_adds`` gives them.
+        classifiers: Multiply-adds of each exit's classifier, K of them.
+        exit_indices: The exits that are kept, 0-based, rising; the final one, K - 1, is last.
+
+    Returns:
+        As many rising numbers in (0, 1] as there are exits kept; the last is 1.
+
+    Raises:
+        ExitLensError: If the exits do not rise or do not end with the final one.
+    """
+    kept = check_subset(exit_indices, len(layers))
+    total = sum(layers) + sum(classifiers[index] for index in kept)
+    done = accumulate(classifiers[index] for index in kept)
+    return tuple((sum(layers[: index + 1]) + own) / total for index, own in zip(kept, done, strict=True))
 
 
 def backbone_fractions(model: ExitModel, image_size: int) -> tuple[float, ...]:

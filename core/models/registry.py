@@ -17,17 +17,19 @@ class Architecture:
         label: Name on screen.
         build: From number of classes and image side to a backbone.
         exit_positions: Blocks (0-based) after which the standard early-exit model has classifiers.
+        num_blocks: Blocks in all.
     """
 
     label: str
     build: Callable[[int, int], Backbone]
     exit_positions: tuple[int, ...]
+    num_blocks: int
 
 
 ARCHITECTURES = {
-    "vgg16": Architecture("VGG-16", vgg.VGG16, vgg.EXIT_POSITIONS),
-    "resnet56": Architecture("ResNet-56", resnet.ResNet56, resnet.EXIT_POSITIONS),
-    "mobilenet": Architecture("MobileNet", mobilenet.MobileNet, mobilenet.EXIT_POSITIONS),
+    "vgg16": Architecture("VGG-16", vgg.VGG16, vgg.EXIT_POSITIONS, num_blocks=13),
+    "resnet56": Architecture("ResNet-56", resnet.ResNet56, resnet.EXIT_POSITIONS, num_blocks=27),
+    "mobilenet": Architecture("MobileNet", mobilenet.MobileNet, mobilenet.EXIT_POSITIONS, num_blocks=13),
 }
 
 

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
-from core.checkpoints import ModelCard, accuracies, pack_weights, unpack_weights
+from core.checkpoints import ModelCard, accuracies, load_card, pack_weights, unpack_weights
 from core.data import ImageSet
 from core.evaluation import exit_logits
 from core.metrics import operating_points
 from core.models.classifiers import ExitNetwork
+from core.models.costs import multiply_adds
 from core.training.recipe import Recipe
 
 
@@ -35,8 +36,11 @@ def finish(
         The content of ``weights.safetensors``, and the card.
     """
     temperatures = _calibrate(model, validation) if recipe.calibrate else ()
-    payload = pack_weights(model, recipe.storage)
-    unpack_weights(model, payload)
+    # Taken over, the backbone is as its own file has it: only what is stored here is rounded.
+    payload = pack_weights(model, recipe.storage, with_backbone=recipe.backbone_of is None)
+    owner = load_card(recipe.backbone_of) if recipe.backbone_of else None
+    unpack_weights(model, payload, pack_weights(model, "float32") if owner else None)
+    layers, classifiers = multiply_adds(model, model.image_size)
     logits = exit_logits(model, validation)
     card = ModelCard(
         name=recipe.name,
@@ -46,6 +50,8 @@ def finish(
         exit_positions=recipe.exit_positions,
         exit_layers=model.exit_layers,
         exit_costs=model.exit_costs,
+        layer_multiply_adds=tuple(layers),
+        classifier_multiply_adds=tuple(classifiers),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         num_classes=model.num_classes,
         class_names=test.class_names,
@@ -54,6 +60,8 @@ def finish(
         std=_triple(model.std),
         storage=recipe.storage,
         weights_sha256=hashlib.sha256(payload).hexdigest(),
+        shares=owner.name if owner else None,
+        shared_sha256=owner.weights_sha256 if owner else None,
         test=accuracies(exit_logits(model, test), test.labels),
         test_set=test.name,
         validation_accuracy=tuple(exit_rate.value for exit_rate in accuracies(logits, validation.labels)),

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.checkpoints import load_model
 from core.data import ImageSet
 from core.errors import ExitLensError
 from core.evaluation import exit_logits
@@ -76,6 +77,8 @@ def train(
     """
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.architecture, recipe.dataset, recipe.exit_positions)
+    if recipe.backbone_of:
+        take_backbone(model, recipe)
     model.to(memory_format=torch.channels_last)
     optimizer = _optimizer(model, recipe)
     state_file = (state_folder or STATE_FOLDER.expanduser()) / recipe.name / "state.pt"
@@ -96,6 +99,7 @@ def train(
         weights = exit_loss_weights(recipe, epoch)
         loss_sum = 0.0
         model.train()
+        model.backbone.train(recipe.backbone_of is None)
         for step in range(num_steps):
             rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
             images = _augmented(padded, rows, model.image_size, generator)
@@ -124,8 +128,11 @@ def train(
 def exit_loss_weights(recipe: Recipe, epoch: int) -> Tensor:
     """Weight of every exit's cross-entropy in one epoch, (K,); the final exit weighs 1.
 
-    Source: Kaya et al. 2019, section 5.2: weights of early exits grow linearly over training up to a maximum.
+    Source: Kaya et al. 2019, section 5.2: weights of early exits grow linearly over training up to a maximum. On
+    a frozen backbone every early exit weighs 1 and the final exit, which is not trained, 0.
     """
+    if recipe.backbone_of:  # nothing is shared, so no exit takes anything from another
+        return torch.cat([torch.ones(len(recipe.exit_positions)), torch.zeros(1)])
     grown = 0.01 + epoch / recipe.num_epochs * torch.tensor(recipe.exit_weights[: len(recipe.exit_positions)])
     ceiling = torch.tensor(recipe.exit_weights[: len(recipe.exit_positions)])
     return torch.cat([torch.minimum(grown, ceiling), torch.ones(1)])
@@ -151,14 +158,32 @@ def _augmented(padded: Tensor, rows: Tensor, side: int, generator: torch.Generat
     return batch.permute(0, 3, 1, 2).float() / 255
 
 
-def _optimizer(model: ExitNetwork, recipe: Recipe) -> torch.optim.SGD:
+def take_backbone(model: ExitNetwork, recipe: Recipe) -> None:
+    """Copies the backbone of the finished model ``recipe.backbone_of`` into a new one and freezes it there.
+
+    Raises:
+        ExitLensError: If there is no such model, or it is of another architecture or data set.
+    """
+    finished, card = load_model(recipe.backbone_of or "")
+    if (card.architecture, card.dataset) != (recipe.architecture, recipe.dataset):
+        raise ExitLensError(
+            f"Recipe {recipe.name!r} needs a backbone of {recipe.architecture} on {recipe.dataset}; {card.name} is "
+            f"{card.architecture} on {card.dataset}."
+        )
+    model.backbone.load_state_dict(finished.backbone.state_dict())
+    model.backbone.requires_grad_(False)
+
+
+def _optimizer(model: ExitNetwork, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.backbone_of:
+        return torch.optim.Adam(model.exits.parameters(), lr=recipe.peak_learning_rate)
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.SGD(groups, lr=recipe.peak_learning_rate, momentum=recipe.momentum, nesterov=True)
 
 
-def _set_learning_rate(optimizer: torch.optim.SGD, recipe: Recipe, progress: float) -> None:
+def _set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
     if progress < recipe.warmup_share:
         share = 0.1 + 0.9 * progress / recipe.warmup_share
     else:
@@ -180,7 +205,9 @@ def _has_fast_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def _restore(state_file: Path, recipe: Recipe, model: ExitNetwork, optimizer: torch.optim.SGD) -> tuple[int, float]:
+def _restore(
+    state_file: Path, recipe: Recipe, model: ExitNetwork, optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
     if not state_file.is_file():
         return 0, 0.0
     try:
@@ -201,7 +228,7 @@ def _restore(state_file: Path, recipe: Recipe, model: ExitNetwork, optimizer: to
 
 
 def _save(
-    state_file: Path, recipe: Recipe, model: ExitNetwork, optimizer: torch.optim.SGD, epoch: int, seconds: float
+    state_file: Path, recipe: Recipe, model: ExitNetwork, optimizer: torch.optim.Optimizer, epoch: int, seconds: float
 ) -> None:
     state_file.parent.mkdir(parents=True, exist_ok=True)
     partial = state_file.with_suffix(".partial")

@@ -25,7 +25,10 @@ class Recipe:
         name: Of the finished model; also its folder.
         dataset: Data set whose ``train`` split is used; ``validation`` is only looked at.
         architecture: Key of the registry.
-        exits: ``none`` (static), ``standard`` (the architecture's positions) or a list of blocks.
+        exits: ``none`` (static), ``standard`` (the architecture's positions), ``all`` (after every block) or a list
+            of blocks.
+        backbone_of: A finished static model whose backbone is taken over and left as it is, so that only the
+            exits are trained, by Adam. Source: Kaya et al. 2019, section 4.2 (IC-only training).
         exit_weights: Final weight of each early exit's loss, by exit number (more than needed is fine).
         num_epochs: Passes over the training images.
         batch_size: Images per step.
@@ -42,7 +45,8 @@ class Recipe:
     name: str
     dataset: str
     architecture: str
-    exits: Literal["none", "standard"] | tuple[int, ...]
+    exits: Literal["none", "standard", "all"] | tuple[int, ...]
+    backbone_of: str | None = None
     exit_weights: tuple[float, ...] = (0.15, 0.30, 0.45, 0.60, 0.75, 0.90)
     num_epochs: int
     batch_size: int = 256
@@ -62,7 +66,7 @@ class Recipe:
                 f"Recipe {self.name!r} asks for {self.architecture!r} on {self.dataset!r}. Architectures: "
                 f"{', '.join(ARCHITECTURES)}; data sets: {', '.join(DATASETS)}."
             )
-        if len(self.exit_weights) < len(self.exit_positions):
+        if self.backbone_of is None and len(self.exit_weights) < len(self.exit_positions):
             raise ExitLensError(
                 f"Recipe {self.name!r} weighs {len(self.exit_weights)} exits but has {len(self.exit_positions)}."
             )
@@ -90,12 +94,16 @@ class Recipe:
             return ()
         if self.exits == "standard":
             return ARCHITECTURES[self.architecture].exit_positions
+        if self.exits == "all":
+            return tuple(range(ARCHITECTURES[self.architecture].num_blocks - 1))
         return self.exits
 
     @property
     def training_key(self) -> str:
         """All that the trained weights depend on; calibration and storage come after training."""
         fields = {name: value for name, value in asdict(self).items() if name not in ("calibrate", "storage")}
+        if self.backbone_of is None:
+            del fields["backbone_of"]
         return json.dumps(fields, sort_keys=True)
 
 
