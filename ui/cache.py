@@ -25,6 +25,7 @@ from core.tables import decisions_table, exits_table, steps_table
 from ui.jobs import Job, JobBoard
 
 POOL_SIZE = 256
+USUAL_SPEED = 4e10  # multiply-adds a second on two cores; replaced by what is measured
 
 
 @st.cache_resource
@@ -82,6 +83,23 @@ def start_experiment(spec: ExperimentSpec) -> Job:
         return run_experiment(spec, images, models, made=made, on_progress=on_progress, cancel=cancel)
 
     return job_board().start(spec, work)
+
+
+def estimated_seconds(spec: ExperimentSpec) -> float:
+    """About how long an experiment takes here: by its multiply-adds, at the speed of those finished so far."""
+    speeds = [_work(job.spec) / max(job.result().seconds, 1e-3) for job in job_board().finished()]
+    return _work(spec) / (float(np.median(speeds)) if speeds else USUAL_SPEED)
+
+
+def _work(spec: ExperimentSpec) -> float:
+    """Multiply-adds of an experiment's attacks: a step costs a forward and twice that backward."""
+    _, _, indices = data.parse_image_set_name(spec.images)
+    num_images = len(indices) if indices else POOL_SIZE
+    per_image = sum(
+        sum(card.layer_multiply_adds) + sum(card.classifier_multiply_adds)
+        for card in map(checkpoints.load_card, spec.sources)
+    )
+    return float(num_images * per_image * (3 * spec.attack.num_steps + 2))
 
 
 def _made_already(spec: ExperimentSpec) -> dict[str, AttackResult]:

@@ -14,12 +14,53 @@ from core.exits import decide
 from core.figures.theme import exit_names
 from ui import cache
 from ui.controls import Setting, glyph_label
-from ui.state import lab_state
+from ui.state import run_state
 
 MAX_IMAGES = 256
 TILES_PER_PAGE = 20
 TILES_HEIGHT = 330
 NUM_SURPRISES = 8
+POPULATIONS = (20, 256)
+
+
+def selection_line(setting: Setting, whole: ImageSet) -> list[int]:
+    """The line that is the selection, with shortcuts to whole populations; returns the official indices picked.
+
+    Raises:
+        ExitLensError: If the selection cannot be read, or names images that are not there.
+    """
+    columns = st.columns([3, 1, 1], vertical_alignment="bottom")
+    with columns[0]:
+        picked = _typed_selection(setting, whole)
+    for column, count in zip(columns[1:], POPULATIONS, strict=True):
+        shown = min(count, len(whole))
+        column.button(
+            f"First {shown}",
+            key=f"first-{count}",
+            on_click=_pick,
+            args=(whole.indices[:shown].tolist(),),
+            width="stretch",
+            disabled=count > POPULATIONS[0] and len(whole) <= POPULATIONS[0],
+        )
+    return picked
+
+
+def _typed_selection(setting: Setting, whole: ImageSet) -> list[int]:
+    text = st.text_input(
+        "Picked images, by official index",
+        "0-7",
+        key="images",
+        bind="query-params",
+        persist_state="session",
+        help=f"Such as 0-7 or 3,12,40-47; at most {MAX_IMAGES}.",
+    )
+    picked = parse_image_set_name(f"{setting.set_name}:{text}")[2] or []
+    whole.rows_of(picked)
+    if len(picked) > MAX_IMAGES:
+        raise ExitLensError(
+            f"{len(picked)} images are picked; a page takes {MAX_IMAGES}. Use the command line for more."
+        )
+    return picked
 
 
 def picked_images(setting: Setting, whole: ImageSet) -> list[int]:
@@ -29,20 +70,7 @@ def picked_images(setting: Setting, whole: ImageSet) -> list[int]:
         ExitLensError: If the selection cannot be read, or names images that are not there.
     """
     pool = _pool_table(setting, whole)
-    text = st.text_input(
-        "Picked images, by official index",
-        "0-7",
-        key="images",
-        bind="query-params",
-        persist_state="session",
-        help="Such as 0-7 or 3,12,40-47; at most 256. Tiles below change this line.",
-    )
-    picked = parse_image_set_name(f"{setting.set_name}:{text}")[2] or []
-    whole.rows_of(picked)
-    if len(picked) > MAX_IMAGES:
-        raise ExitLensError(
-            f"{len(picked)} images are picked; the lab takes {MAX_IMAGES}. Use the command line for more."
-        )
+    picked = _typed_selection(setting, whole)
     names = exit_names(setting.card.num_exits)
     columns = st.columns([1.2, 1, 1, 1], vertical_alignment="bottom")
     wanted_class = columns[0].selectbox("Class", ["any", *whole.class_names], key="filter_class")
@@ -134,11 +162,15 @@ def _toggle(index: int, picked: list[int]) -> None:
         st.session_state["images"] = selection_text(sorted(kept))
 
 
+def _pick(indices: list[int]) -> None:
+    st.session_state["images"] = selection_text(indices)
+
+
 def _surprise(candidates: list[int]) -> None:
     if candidates:
         chosen = random.sample(candidates, min(NUM_SURPRISES, len(candidates)))
         st.session_state["images"] = selection_text(sorted(chosen))
-        lab_state().wants_run = True
+        run_state().wants_run = True
 
 
 def selection_text(indices: list[int]) -> str:

@@ -6,31 +6,57 @@ from core.attacks.spec import LinfAttack
 from core.exits import ExitPolicy
 from core.experiment import Experiment, ExperimentSpec, attack_for
 from ui import cache
-from ui.controls import Setting
+from ui.controls import Setting, attack_controls
 from ui.jobs import Job
-from ui.picking import selection_text
-from ui.state import lab_state
+from ui.picking import selection_line, selection_text
+from ui.state import PAIR_RUN, RunState, run_state
+
+PATIENCE_SECONDS = 3.0
 
 
 def spec_of(setting: Setting, picked: list[int], attack: LinfAttack, made_at: ExitPolicy) -> ExperimentSpec:
-    """The experiment that the controls ask for; what does not change it is left out of its key."""
+    """The experiment on a model and its twin that the controls ask for; what does not change it is left out."""
     attack = attack_for(setting.card, attack)
     models = cache.pair_names(setting.card)
     return ExperimentSpec(f"{setting.set_name}:{selection_text(sorted(picked))}", models, models, attack, made_at)
 
 
-def run_button(spec: ExperimentSpec, setting: Setting) -> None:
-    """The Run button, and progress with Cancel while an attack is under way."""
-    state = lab_state()
-    first_visit = state.asked is None
+def pair_experiment(setting: Setting) -> Experiment | None:
+    """The controls of a page about one model and its twin, folded away: images, attack and Run; then the result.
+
+    Raises:
+        ExitLensError: If the selection cannot be used.
+    """
+    whole = cache.image_set(setting.set_name)
+    with st.expander("What is attacked, and how"):
+        picked = selection_line(setting, whole)
+        attack, made_at = attack_controls(setting.card, whole.class_names)
+    run_button(spec_of(setting, picked, attack, made_at), setting)
+    experiment = shown_experiment()
+    if experiment is None:
+        st.info("The result appears here as soon as the attack is done.")
+    return experiment
+
+
+def run_button(spec: ExperimentSpec, setting: Setting, run: str = PAIR_RUN) -> None:
+    """The Run button, and progress with Cancel while an attack is under way.
+
+    An experiment that is kept already, or that takes no longer than ``PATIENCE_SECONDS``, opens with its result.
+    """
+    state = run_state(run)
     columns = st.columns([1, 4], vertical_alignment="center")
     clicked = columns[0].button("Run attack", type="primary", key="run", width="stretch", shortcut="Ctrl+Enter")
-    if clicked or state.wants_run or first_visit:
+    seconds = cache.estimated_seconds(spec)
+    if clicked or state.wants_run or (state.asked is None and seconds <= PATIENCE_SECONDS):
         state.asked, state.wants_run = spec, False
         cache.start_experiment(spec)
+    elif cache.job_board().find(spec):
+        state.asked = spec
     job = cache.job_board().find(state.asked) if state.asked else None
     with columns[1]:
-        if job is None:
+        if state.asked is None:
+            st.caption(f"This takes about {seconds:.0f} s on this machine, so it waits for you to run it.")
+        elif job is None:
             st.caption("This result is no longer kept. Run the attack again.")
         elif not job.is_over:
             progress(job)
@@ -39,11 +65,10 @@ def run_button(spec: ExperimentSpec, setting: Setting) -> None:
                 "Cancelled: nothing of that run was kept. The result below is the one before it, if there was one."
             )
         else:
-            _settle(job, spec, setting)
+            _settle(job, spec, setting, state)
 
 
-def _settle(job: Job, spec: ExperimentSpec, setting: Setting) -> None:
-    state = lab_state()
+def _settle(job: Job, spec: ExperimentSpec, setting: Setting, state: RunState) -> None:
     experiment = job.result()
     state.shown = job.spec
     result = experiment.results[job.spec.model]
@@ -62,15 +87,15 @@ def _settle(job: Job, spec: ExperimentSpec, setting: Setting) -> None:
             st.button(
                 f"Attack again at {setting.policy.threshold:.2f}",
                 on_click=_attack_again,
-                args=(setting.policy.threshold,),
+                args=(setting.policy.threshold, state),
             )
     else:
         st.caption(f"Done in {experiment.seconds:.1f} s.")
 
 
-def _attack_again(threshold: float) -> None:
+def _attack_again(threshold: float, state: RunState) -> None:
     st.session_state["made_at"] = threshold
-    lab_state().wants_run = True
+    state.wants_run = True
 
 
 @st.fragment(run_every=0.5)
@@ -92,8 +117,8 @@ def progress(job: Job) -> None:
         job.cancel.set()
 
 
-def shown_experiment() -> Experiment | None:
+def shown_experiment(run: str = PAIR_RUN) -> Experiment | None:
     """The experiment whose result is on screen."""
-    state = lab_state()
+    state = run_state(run)
     job = cache.job_board().find(state.shown) if state.shown else None
     return job.result() if job and job.is_over and not job.was_cancelled else None

@@ -30,8 +30,8 @@ LINK = (
 
 
 @dataclass
-class LabState:
-    """What the attack lab remembers between reruns.
+class RunState:
+    """What a page that runs experiments remembers between reruns.
 
     Attributes:
         asked: The experiment that was last started.
@@ -44,10 +44,12 @@ class LabState:
     wants_run: bool = False
 
 
-SESSION = {"lab": LabState}
+# The pages about one model and its twin look at one experiment; the transfer page compares many models.
+PAIR_RUN, TRANSFER_RUN = "pair-run", "transfer-run"
+SESSION = {PAIR_RUN: RunState, TRANSFER_RUN: RunState}
 
 
-def lab_state() -> LabState:
-    """The lab's memory in this session."""
-    state: LabState = st.session_state["lab"]
+def run_state(run: str = PAIR_RUN) -> RunState:
+    """The memory of an experiment in this session: ``PAIR_RUN`` or ``TRANSFER_RUN``."""
+    state: RunState = st.session_state[run]
     return state
