@@ -151,7 +151,7 @@ def transfer_rows(counts: dict[tuple[str, str], tuple[int, int]]) -> pd.DataFram
 
 
 TRANSFER_ROWS = transfer_rows({("b", "b"): (3, 4), ("b", "a"): (1, 4), ("a", "b"): (0, 0), ("a", "a"): (2, 2)})
-LABELS = {"b": "ResNet-56 early-exit", "a": "ResNet-56 static"}
+LABELS = {"b": "● ResNet-56 early-exit", "a": "■ ResNet-56 static"}
 SHIFTS = {"early": {"earlier": 5, "same": 2, "later": 1}, "static": {"earlier": 0, "same": 8, "later": 0}}
 
 
@@ -272,15 +272,17 @@ def test_numbers_inside_shift_bars_can_be_read() -> None:
 def test_transfer_cells_stand_at_source_and_target_and_say_their_counts() -> None:
     # Mutant: transposed, models in alphabetical order, shares instead of percent, or 0 % for no image.
     figure = transfer_figure(TRANSFER_ROWS, LABELS)
-    (cells,) = figure.data
+    cells, marks = figure.data
     assert [list(row) for row in cells.text] == [["3 of 4", "1 of 4"], ["no image", "2 of 2"]]
     np.testing.assert_allclose(np.array(cells.z, dtype=float), [[75, 25], [np.nan, 100]])
     for axis in (cells.x, cells.y):
-        assert [name.replace("<br>", " ") for name in axis] == ["ResNet-56 early-exit", "ResNet-56 static"]
+        assert [name.replace("<br>", " ") for name in axis] == ["● ResNet-56 early-exit", "■ ResNet-56 static"]
     assert (cells.zmin, cells.zmax) == (0, 100)
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("shown to", "made on")
     outlined = [(shape.x0 + shape.x1, shape.y0 + shape.y1) for shape in figure.layout.shapes]
     assert outlined == [(0, 0), (2, 2)]
+    assert [list(cell) for cell in marks.customdata] == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert marks.hovertext[1] == "made on ● ResNet-56 early-exit, shown to ■ ResNet-56 static: 1 of 4 (5–70 %)"
 
 
 def test_steps_show_the_true_class_at_every_exit_and_the_exit_taken_at_every_step() -> None:

@@ -1,5 +1,7 @@
 """A figure with its caption, table and downloads; numbers in words; busy and empty states."""
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
@@ -7,7 +9,15 @@ import streamlit as st
 from core.metrics import Rate
 
 
-def figure_panel(figure: go.Figure, *, key: str, alt: str, caption: str, table: pd.DataFrame | None = None) -> None:
+def figure_panel(
+    figure: go.Figure,
+    *,
+    key: str,
+    alt: str,
+    caption: str,
+    table: pd.DataFrame | None = None,
+    selectable: bool = False,
+) -> list[list[Any]]:
     """A chart, one line under it, and its table to look at and take away.
 
     Args:
@@ -16,17 +26,36 @@ def figure_panel(figure: go.Figure, *, key: str, alt: str, caption: str, table: 
         alt: What the chart shows, in words.
         caption: Spec, n, interval, model and image set.
         table: The rows that were drawn.
+        selectable: Whether its points answer clicks.
+
+    Returns:
+        The ``customdata`` of every selected point.
     """
     config = {
         "displaylogo": False,
         "modeBarButtons": [["toImage"]],
         "toImageButtonOptions": {"format": "svg", "filename": f"exitlens-{key}"},
     }
-    st.plotly_chart(figure, theme="streamlit", config=config, key=f"figure-{key}", alt=alt)
+    points: list[list[Any]] = []
+    if selectable:
+        event = st.plotly_chart(
+            figure,
+            theme="streamlit",
+            config=config,
+            key=f"figure-{key}",
+            alt=alt,
+            on_select="rerun",
+            selection_mode="points",
+        )
+        # Streamlit hands customdata back as a dictionary keyed "0", "1", …
+        points = [list(dict(point["customdata"]).values()) for point in event["selection"]["points"]]
+    else:
+        st.plotly_chart(figure, theme="streamlit", config=config, key=f"figure-{key}", alt=alt)
     st.caption(caption)
     if table is not None:
         with st.expander(f"Table, {len(table)} rows"):
             table_panel(table, key=key)
+    return points
 
 
 def table_panel(table: pd.DataFrame, *, key: str) -> None:

@@ -2,8 +2,9 @@
 
 from core.figures.attribution import saliency_figure
 from core.figures.confidence import confidence_figure
+from core.figures.matrix import matrix_figure
 from core.figures.shift import shift_figure
 from core.figures.steps import steps_figure
 from core.figures.transfer import transfer_figure
 
-__all__ = ["confidence_figure", "saliency_figure", "shift_figure", "steps_figure", "transfer_figure"]
+__all__ = ["confidence_figure", "matrix_figure", "saliency_figure", "shift_figure", "steps_figure", "transfer_figure"]

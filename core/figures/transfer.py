@@ -1,58 +1,48 @@
 """The transfer matrix: which model's adversarial examples fool which model."""
 
+import re
+
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.figures.theme import QUIET, bare_figure
+from core.figures.matrix import matrix_figure
 
 
 def transfer_figure(transfer: pd.DataFrame, labels: dict[str, str]) -> go.Figure:
-    """Source by target, the rate and its count in each cell, the diagonal outlined.
+    """Source by target, the count in each cell, the diagonal outlined where every source is a target.
 
     Args:
         transfer: Rows of one denominator (schema ``TRANSFER``).
         labels: Name on screen of each model.
+
+    Returns:
+        The figure; rows and columns are the sources and targets in the order of the table.
     """
-    models = list(dict.fromkeys(transfer.source))
+    sources, targets = list(dict.fromkeys(transfer.source)), list(dict.fromkeys(transfer.target))
     cells = transfer.set_index(["source", "target"])
-    grid = [[cells.loc[(source, target)] for target in models] for source in models]
-    figure = bare_figure(120 + 80 * len(models))
-    figure.add_trace(
-        go.Heatmap(
-            z=[[100 * cell.rate for cell in row] for row in grid],
-            x=[_wrapped(labels[name]) for name in models],
-            y=[_wrapped(labels[name]) for name in models],
-            customdata=[[f"{100 * cell.low:.0f}–{100 * cell.high:.0f} %" for cell in row] for row in grid],
-            text=[[_cell_text(cell) for cell in row] for row in grid],
-            texttemplate="%{text}",
-            textfont={"size": 14},
-            colorscale="Cividis",
-            zmin=0,
-            zmax=100,
-            xgap=2,
-            ygap=2,
-            colorbar={"ticksuffix": " %", "tickvals": [0, 50, 100], "thickness": 12},
-            hovertemplate="made on %{y}, shown to %{x}: %{text} (%{customdata})<extra></extra>",
-        )
+    grid = [[cells.loc[(source, target)] for target in targets] for source in sources]
+    return matrix_figure(
+        [[cell.rate for cell in row] for row in grid],
+        [[_cell_text(cell) for cell in row] for row in grid],
+        [
+            [
+                f"made on {labels[source]}, shown to {labels[target]}: {_cell_text(cell)} "
+                f"({100 * cell.low:.0f}–{100 * cell.high:.0f} %)"
+                for target, cell in zip(targets, row, strict=True)
+            ]
+            for source, row in zip(sources, grid, strict=True)
+        ],
+        [_wrapped(labels[name]) for name in sources],
+        [_wrapped(labels[name]) for name in targets],
+        row_title="made on",
+        column_title="shown to",
+        outlined=sources == targets,
     )
-    for index in range(len(models)):
-        figure.add_shape(
-            type="rect",
-            x0=index - 0.49,
-            x1=index + 0.49,
-            y0=index - 0.49,
-            y1=index + 0.49,
-            line={"color": QUIET, "width": 2},
-        )
-    figure.update_xaxes(title="shown to", tickangle=0, side="bottom", showgrid=False, constrain="domain")
-    figure.update_yaxes(title="made on", autorange="reversed", showgrid=False)
-    return figure
 
 
 def _wrapped(label: str) -> str:
-    # Names end in the kind of the model, which goes below, so that neighbours do not collide.
-    architecture, _, kind = label.rpartition(" ")
-    return f"{architecture}<br>{kind}"
+    # The architecture above, the kind below, so that neighbours do not collide.
+    return re.sub(r" (static|early-exit)", r"<br>\1", label, count=1)
 
 
 def _cell_text(cell: pd.Series) -> str:
