@@ -128,7 +128,31 @@ TRANSFER = TableSchema(
         "high": "number",
     },
 )
-SCHEMAS = (DECISIONS, EXITS, STEPS, TRANSFER)
+LADDER = TableSchema(
+    "ladder",
+    "one image and the smallest radius at which the attack succeeds on it; none where it never does",
+    {
+        "image_id": "text",
+        "attack": "text",
+        "success_rule": "text",
+        "attackable": "truth",
+        "smallest_epsilon": "number",
+        "largest_tried": "number",
+    },
+)
+LADDER_STEPS = TableSchema(
+    "ladder steps",
+    "one radius, and the attackable images that succumb within it",
+    {
+        "epsilon": "number",
+        "num_fooled": "whole",
+        "num_images": "whole",
+        "rate": "number",
+        "low": "number",
+        "high": "number",
+    },
+)
+SCHEMAS = (DECISIONS, EXITS, STEPS, TRANSFER, LADDER, LADDER_STEPS)
 
 
 def decisions_table(experiment: Experiment, policy: ExitPolicy) -> pd.DataFrame:

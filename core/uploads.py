@@ -1,0 +1,86 @@
+"""A user's own pictures, made into images that a model can take."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from core.data import ImageSet
+from core.datasets import DATASETS
+from core.errors import ExitLensError
+
+MAX_BYTES = 10_000_000
+MAX_PIXELS = 50_000_000
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+RESIZING = "cut to the square in its middle, then resized by Lanczos"
+
+
+class _TooLarge(Exception):
+    """A picture that is not decoded for its size."""
+
+
+def read_picture(content: bytes, name: str, image_size: int) -> Tensor:
+    """A picture of any size as a square image.
+
+    The largest square in its middle is kept and resized by Lanczos; transparency is laid on white.
+
+    Args:
+        content: The file.
+        name: Of the file, for the error.
+        image_size: Side of the result.
+
+    Returns:
+        (3, image_size, image_size) unsigned bytes, RGB.
+
+    Raises:
+        ExitLensError: If the file is too large, damaged, or no picture of a known format.
+    """
+    if len(content) > MAX_BYTES:
+        raise ExitLensError(f"{name} has {len(content) / 1e6:.0f} MB; at most {MAX_BYTES // 1_000_000} are taken.")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as checked:
+            width, height = checked.size
+            checked.verify()
+        if width * height > MAX_PIXELS:
+            raise _TooLarge
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            upright = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (_TooLarge, Image.DecompressionBombError) as error:
+        raise ExitLensError(
+            f"{name} unfolds to more than {MAX_PIXELS // 1_000_000} million pixels. Scale it down first."
+        ) from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ExitLensError(
+            f"{name} cannot be read as a picture. Choose an undamaged file of one of {', '.join(FORMATS)}."
+        ) from error
+    white = Image.new("RGBA", upright.size, "white")
+    picture = Image.alpha_composite(white, upright).convert("RGB")
+    square = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+
+
+def uploaded_images(dataset: str, pictures: Sequence[Tensor], labels: Sequence[int]) -> ImageSet:
+    """Uploaded pictures as an image set, numbered from 0.
+
+    Its split, ``upload-`` and eight digits of a hash of the pixels and labels, makes it a key of its own: other
+    pictures are another set.
+
+    Args:
+        dataset: Whose classes the labels are.
+        pictures: (3, S, S) unsigned bytes each, one or more.
+        labels: One class per picture, as its owner says.
+
+    Raises:
+        ExitLensError: If a label is no class of the data set.
+    """
+    facts = DATASETS[dataset]
+    if not all(0 <= label < facts.num_classes for label in labels):
+        raise ExitLensError(f"The labels {list(labels)} must lie between 0 and {facts.num_classes - 1}.")
+    images, classes = torch.stack(list(pictures)), torch.tensor(list(labels))
+    digest = hashlib.sha256(images.numpy().tobytes() + classes.numpy().tobytes()).hexdigest()[:8]
+    split = f"upload-{digest}"
+    return ImageSet(dataset, split, images, classes, torch.arange(len(classes)), split, facts.class_names)
