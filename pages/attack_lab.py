@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from ui import cache, picking, result, running
+from ui import cache, close_up, picking, result, running
 from ui.controls import attack_controls, setting_controls
 from ui.shell import kind_errors, page_setup
 
@@ -19,6 +19,7 @@ with kind_errors():
     attack, made_at = attack_controls(setting.card, whole.class_names)
     spec = running.spec_of(setting, indices, attack, made_at)
     running.run_button(spec, setting)
+    running.history()
 
     st.header("3 · What came of it")
     experiment = running.shown_experiment()
@@ -27,5 +28,5 @@ with kind_errors():
     else:
         own = result.headline(experiment, setting)
         result.population(experiment, setting, own)
-        result.close_up(experiment, setting, own)
+        close_up.close_up(experiment, setting, own)
         result.take_away(experiment, setting)

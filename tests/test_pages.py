@@ -62,7 +62,7 @@ def test_lab_opened_cold_by_its_link_attacks_the_samples() -> None:
     # Mutant: a lab that waits for a click never gets metrics.
     test = finished(opened("attack_lab"), has_metrics)
     assert not test.exception and not test.error
-    assert len(test.get("plotly_chart")) == (6 if len(list_models()) > 1 else 4)
+    assert len(test.get("plotly_chart")) == (7 if len(list_models()) > 1 else 5)
     assert any("cifar10:samples:0-7" in caption.value and "n = 8" in caption.value for caption in test.caption)
 
 
@@ -164,3 +164,29 @@ def test_ticking_a_tile_changes_the_picked_line() -> None:
     test.checkbox(key="pick-2").uncheck().run()
     assert test.text_input(key="images").value == "0-1,3-7"
     assert any("controls have changed" in caption.value for caption in test.caption)
+
+
+def test_runs_of_the_session_come_back_as_chips_and_by_undo() -> None:
+    # Mutant: a chip that brings back the images but not the attack, or an undo that goes forward again.
+    test = finished(opened("attack_lab", attack="FGSM", images="3"), has_metrics)
+    for images in ("4", "5"):
+        test.text_input(key="images").set_value(images).run()
+        test.button(key="run").click().run()
+        finished(test, lambda page, images=images: any(f"samples:{images} " in each.value for each in page.caption))
+    test.segmented_control(key="attack").set_value("pgd").run()
+    next(button for button in test.button if button.label == "FGSM 8/255 · samples:3").click().run()
+    assert (test.text_input(key="images").value, test.segmented_control(key="attack").value) == ("3", "fgsm")
+    for expected in ("5", "4"):
+        next(button for button in test.button if button.label == "Undo").click().run()
+        assert test.text_input(key="images").value == expected
+        assert any(f"samples:{expected} " in caption.value for caption in test.caption)
+    assert not test.exception and not test.error
+
+
+def test_attack_is_replayed_step_by_step() -> None:
+    # Mutant: the last step's picture at every step.
+    test = finished(opened("attack_lab", images="0"), has_metrics)
+    charts = len(test.get("plotly_chart"))
+    first = test.slider(key="replay").set_value(0).run()
+    assert any("step 0 of 10: " in str(image.proto) for image in first.get("image"))
+    assert len(first.get("plotly_chart")) == charts and not first.exception

@@ -11,6 +11,7 @@ import streamlit as st
 import torch
 
 from core import checkpoints, data
+from core.attacks.linf import images_at_step
 from core.attacks.run import AttackProgress, AttackResult
 from core.attribution import saliency_maps
 from core.checkpoints import ModelCard
@@ -141,6 +142,19 @@ def exits(spec: ExperimentSpec, _experiment: Experiment) -> pd.DataFrame:
 def steps(spec: ExperimentSpec, source: str, _experiment: Experiment) -> pd.DataFrame:
     """How every exit gave way, step by step."""
     return steps_table(_experiment.results[source], _experiment.image_set.image_ids, source)
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def picture_at_step(spec: ExperimentSpec, source: str, row: int, step: int, _experiment: Experiment) -> np.ndarray:
+    """One image after some steps of the attack on it, (H, W, 3) bytes."""
+    result = _experiment.results[source]
+    if step == len(result.steps) - 1:
+        image = result.adversarial[row]
+    else:
+        model, _ = loaded_model(source, _experiment.cards[source].weights_sha256)
+        rows = slice(row, row + 1)
+        image = images_at_step(model, result.images[rows], result.labels[rows], result.spec, result.made_at, step)[0]
+    return (image * 255).round().byte().permute(1, 2, 0).numpy()
 
 
 @st.cache_data(max_entries=64, show_spinner="Asking every exit what it looked at …")

@@ -8,10 +8,11 @@ from typing import cast
 import streamlit as st
 import torch
 
-from core.attacks.spec import PRESETS, LinfAttack
+from core.attacks.spec import PRESETS, LinfAttack, as_255
 from core.checkpoints import ModelCard
 from core.errors import ExitLensError
 from core.exits import ExitPolicy, Fallback
+from core.experiment import ExperimentSpec
 from core.figures.theme import KIND_GLYPHS, exit_names
 from ui import cache
 
@@ -144,6 +145,29 @@ def attack_controls(card: ModelCard, class_names: Sequence[str]) -> tuple[LinfAt
     with st.expander("More options"):
         policy = _more_options(str(name), fields, class_names)
     return PRESETS[str(name)](epsilon=_pixels(epsilon), **fields), policy
+
+
+def set_controls(spec: ExperimentSpec, class_names: Sequence[str]) -> None:
+    """Puts every control where it stood for an experiment; only for callbacks, which run before the widgets."""
+    attack, (dataset, split, selection) = spec.attack, spec.images.split(":", 2)
+    aim = attack.objective if attack.exit_index is None else f"exit-{attack.exit_index + 1}"
+    restored: dict[str, object] = {
+        "set": f"{dataset}:{split}",
+        "model": spec.model,
+        "images": selection,
+        "attack": attack.name,
+        "epsilon": as_255(attack.epsilon),
+        "aim": aim,
+        "steps": attack.num_steps,
+        "step_size": attack.step_size * 255,
+        "decay": attack.decay,
+        "goal": "none" if attack.goal_class is None else class_names[attack.goal_class],
+        "random_start": attack.random_start,
+        "stop": attack.stop_when_fooled,
+        "made_at": spec.made_at.threshold,
+    }
+    for key, value in restored.items():
+        st.session_state[key] = value
 
 
 def _more_options(name: str, fields: dict[str, object], class_names: Sequence[str]) -> ExitPolicy:

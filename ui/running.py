@@ -2,11 +2,12 @@
 
 import streamlit as st
 
-from core.attacks.spec import LinfAttack
+from core.attacks.spec import LinfAttack, as_255
+from core.data import parse_image_set_name
 from core.exits import ExitPolicy
 from core.experiment import Experiment, ExperimentSpec, attack_for
 from ui import cache
-from ui.controls import Setting, attack_controls
+from ui.controls import Setting, attack_controls, set_controls
 from ui.jobs import Job
 from ui.picking import selection_line, selection_text
 from ui.state import PAIR_RUN, RunState, run_state
@@ -17,8 +18,11 @@ PATIENCE_SECONDS = 3.0
 def spec_of(setting: Setting, picked: list[int], attack: LinfAttack, made_at: ExitPolicy) -> ExperimentSpec:
     """The experiment on a model and its twin that the controls ask for; what does not change it is left out."""
     attack = attack_for(setting.card, attack)
-    models = cache.pair_names(setting.card)
-    return ExperimentSpec(f"{setting.set_name}:{selection_text(sorted(picked))}", models, models, attack, made_at)
+    sources = targets = cache.pair_names(setting.card)
+    if st.session_state.get("everyone"):
+        others = (card.name for card in cache.cards()[0] if card.dataset == setting.card.dataset)
+        targets = tuple(dict.fromkeys([*sources, *others]))
+    return ExperimentSpec(f"{setting.set_name}:{selection_text(sorted(picked))}", sources, targets, attack, made_at)
 
 
 def pair_experiment(setting: Setting) -> Experiment | None:
@@ -70,7 +74,7 @@ def run_button(spec: ExperimentSpec, setting: Setting, run: str = PAIR_RUN) -> N
 
 def _settle(job: Job, spec: ExperimentSpec, setting: Setting, state: RunState) -> None:
     experiment = job.result()
-    state.shown = job.spec
+    state.show(job.spec)
     result = experiment.results[job.spec.model]
     if job.spec != spec:
         st.caption("The controls have changed since this result was made. Run the attack to bring it up to date.")
@@ -91,6 +95,38 @@ def _settle(job: Job, spec: ExperimentSpec, setting: Setting, state: RunState) -
             )
     else:
         st.caption(f"Done in {experiment.seconds:.1f} s.")
+
+
+def history() -> None:
+    """The last runs of this session as chips that bring them back, and undo."""
+    past = run_state().history
+    if len(past) < 2:
+        return
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.button("Undo", on_click=_undo, help="Back to the run before.")
+        for number, spec in enumerate(reversed(past)):
+            words = f"{spec.attack.name.upper()} {as_255(spec.attack.epsilon)} · {spec.images.partition(':')[2]}"
+            st.button(
+                words,
+                key=f"past-{number}",
+                on_click=_bring_back,
+                args=(spec,),
+                disabled=not number,
+                help=f"{spec.model} · {spec.attack.label} · made at T = {spec.made_at.threshold:.2f}",
+                type="tertiary",
+            )
+
+
+def _undo() -> None:
+    state = run_state()
+    state.history = state.history[:-1]
+    _bring_back(state.history[-1])
+
+
+def _bring_back(spec: ExperimentSpec) -> None:
+    dataset, split, _ = parse_image_set_name(spec.images)
+    set_controls(spec, cache.image_set(f"{dataset}:{split}").class_names)
+    run_state().wants_run = True
 
 
 def _attack_again(threshold: float, state: RunState) -> None:

@@ -3,7 +3,7 @@
 Keys in ``LINK`` are bound to the address: they are the link. Keys in ``SESSION`` live as long as the tab.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import streamlit as st
 
@@ -26,7 +26,11 @@ LINK = (
     "stop",
     "made_at",
     "detail",
+    "everyone",
 )
+
+
+MAX_HISTORY = 10
 
 
 @dataclass
@@ -37,11 +41,19 @@ class RunState:
         asked: The experiment that was last started.
         shown: The experiment whose result is on screen.
         wants_run: A callback asked for a run at the next pass through the page.
+        history: Experiments that were shown, each once, the latest last; at most ``MAX_HISTORY``.
     """
 
     asked: ExperimentSpec | None = None
     shown: ExperimentSpec | None = None
     wants_run: bool = False
+    history: list[ExperimentSpec] = field(default_factory=list)
+
+    def show(self, spec: ExperimentSpec) -> None:
+        """Puts an experiment on screen and at the end of the history."""
+        self.shown = spec
+        if self.history[-1:] != [spec]:
+            self.history = [*(other for other in self.history if other != spec), spec][-MAX_HISTORY:]
 
 
 # The pages about one model and its twin look at one experiment; the transfer page compares many models.

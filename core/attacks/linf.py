@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -100,6 +100,24 @@ def sign_steps(
         if on_step:
             on_step(number)
     return current, steps
+
+
+def images_at_step(
+    model: ExitModel, images: Tensor, labels: Tensor, spec: LinfAttack, policy: ExitPolicy, step: int
+) -> Tensor:
+    """What the images look like after some steps of the attack, (N, 3, H, W): the attack made again up to there.
+
+    Args:
+        model: As in ``sign_steps``, as are the next four.
+        images: (N, 3, H, W) in [0, 1].
+        labels: (N,).
+        spec: The attack.
+        policy: In force.
+        step: From 0, the start, to ``spec.num_steps``.
+    """
+    if not step:
+        return _start(images, spec)
+    return sign_steps(model, images, labels, replace(spec, num_steps=step), policy)[0]
 
 
 def _start(images: Tensor, spec: LinfAttack) -> Tensor:

@@ -1,0 +1,198 @@
+"""One image in close-up: pictures, every exit before and after, the attack replayed, saliency, who else is fooled."""
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+import torch
+
+from core.exits import decide_from_confidences
+from core.experiment import Experiment
+from core.figures import confidence_figure, steps_figure
+from core.figures.theme import exit_names
+from ui import cache
+from ui.controls import Setting, glyph_label
+from ui.panels import figure_panel
+
+PERTURBATION_GAIN = 10
+MAX_REPLAYED = 40  # steps: a longer attack would keep the page waiting for one picture
+
+
+def close_up(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> None:
+    """One image: pictures, the central chart, its twin beside it, the trajectory and the saliency maps."""
+    st.subheader("One image in close-up")
+    class_names = experiment.image_set.class_names
+    indices = experiment.image_set.indices.tolist()
+    by_index = dict(zip(indices, own.itertuples(), strict=True))
+
+    def in_words(index: int) -> str:
+        row = by_index[index]
+        arrow = f"{class_names[row.clean_prediction]} → {class_names[row.adversarial_prediction]}"
+        return f"{index} · {class_names[row.label]} · {arrow}"
+
+    if st.session_state.get("detail") not in indices:
+        st.session_state.pop("detail", None)
+    index = st.selectbox(
+        "Image", indices, format_func=in_words, index=_most_telling(own), key="detail", bind="query-params"
+    )
+    position = indices.index(index)
+    row = own.iloc[position]
+    name = experiment.spec.model
+    names = exit_names(experiment.cards[name].num_exits)
+    _pictures(experiment, position, row, class_names)
+    _who_else(experiment, setting, position)
+    before, after = (
+        f"{class_names[row[f'{state}_prediction']]}, {names[row[f'{state}_answered_exit']]}, "
+        f"{row[f'{state}_confidence']:.2f}"
+        for state in ("clean", "adversarial")
+    )
+    st.markdown(
+        f"**{before} → {after}** · {100 * row.clean_cost:.0f} % → {100 * row.adversarial_cost:.0f} % of the "
+        f"multiply-adds · true class {class_names[row.label]}"
+    )
+    others = [source for source in experiment.results if source != name]
+    columns = st.columns([3, 2] if others else 1)
+    for column, target in zip(columns, [name, *others], strict=True):
+        with column:
+            _confidence_panel(experiment, setting, target, position)
+    _trajectory(experiment, setting, position)
+    _saliency(experiment, position)
+
+
+def _most_telling(own: pd.DataFrame) -> int:
+    """The row to open with: fooled, and moved the furthest towards the front."""
+    score = own.succeeded.astype(int) * own.attackable.astype(int) * 100 - own.exit_shift
+    return int(np.argmax(score.to_numpy()))
+
+
+def _pictures(experiment: Experiment, position: int, row: pd.Series, class_names: tuple[str, ...]) -> None:
+    result = experiment.results[experiment.spec.model]
+    clean, adversarial = result.images[position], result.adversarial[position]
+    noise = ((adversarial - clean) * PERTURBATION_GAIN + 0.5).clamp(0, 1)
+    with st.container(horizontal=True, gap="medium"):
+        for picture, label, words in (
+            (clean, "clean", f"answered {class_names[row.clean_prediction]}"),
+            (noise, f"perturbation ×{PERTURBATION_GAIN}", f"at most {255 * row.linf:.2f}/255 per pixel"),
+            (adversarial, "adversarial", f"answered {class_names[row.adversarial_prediction]}"),
+        ):
+            st.image(_bytes(picture), width=224, caption=f"{label}: {words}", alt=f"{label} image, {words}")
+
+
+def _confidence_panel(experiment: Experiment, setting: Setting, target: str, position: int) -> None:
+    spec, card = experiment.spec, experiment.cards[target]
+    # The twin is shown under the same attack made on it, as a fair comparison; the strip above has the rest.
+    exits = cache.exits(spec, experiment)
+    image_id = experiment.image_set.image_ids[position]
+    rows = exits[(exits.source == target) & (exits.target == target) & (exits.image_id == image_id)]
+    decisions = cache.decisions(spec, setting.policy, experiment)
+    mine = decisions[(decisions.source == target) & (decisions.target == target)].iloc[position]
+    taken = {state: int(mine[f"{state}_answered_exit"]) for state in ("clean", "adversarial")}
+    class_names = experiment.image_set.class_names
+    names = exit_names(card.num_exits)
+    st.markdown(f"**{glyph_label(card)}**")
+    figure_panel(
+        confidence_figure(rows, setting.policy.threshold, taken, class_names),
+        key=f"confidence-{card.kind}",
+        alt=f"Confidence at every exit of {card.label} for {image_id}: leaves at {names[taken['clean']]} as "
+        f"{class_names[mine.clean_prediction]} when clean, at {names[taken['adversarial']]} as "
+        f"{class_names[mine.adversarial_prediction]} when attacked.",
+        caption=f"{image_id} · {experiment.results[target].spec.label}, made on this model · "
+        "filled: right, hollow: wrong, faded: not computed when deployed.",
+        table=rows,
+    )
+
+
+def _trajectory(experiment: Experiment, setting: Setting, position: int) -> None:
+    name = experiment.spec.model
+    steps = cache.steps(experiment.spec, name, experiment)
+    image_id = experiment.image_set.image_ids[position]
+    rows = steps[steps.image_id == image_id]
+    st.markdown("**How each exit gave way**")
+    confidence = rows.pivot(index="step", columns="exit_index", values="confidence").to_numpy()
+    predicted = rows.pivot(index="step", columns="exit_index", values="predicted").to_numpy()
+    taken = decide_from_confidences(torch.tensor(confidence), torch.tensor(predicted), setting.policy).computed_exit
+    figure_panel(
+        steps_figure(rows, taken.tolist(), experiment.image_set.class_names),
+        key="steps",
+        alt=f"Probability of the true class at every exit over {len(taken) - 1} steps; the exit taken moves from "
+        f"{int(taken[0]) + 1} to {int(taken[-1]) + 1}.",
+        caption=f"{image_id} · {experiment.results[name].spec.label} · exit taken at "
+        f"T = {setting.policy.threshold:.2f}, made at T = {experiment.spec.made_at.threshold:.2f}.",
+        table=rows,
+    )
+    if 1 < len(taken) - 1 <= MAX_REPLAYED:
+        _replay(experiment, setting, position, rows)
+
+
+@st.fragment
+def _replay(experiment: Experiment, setting: Setting, position: int, rows: pd.DataFrame) -> None:
+    """A slider through the attack: the image and every exit at one step, beside the start."""
+    name, class_names = experiment.spec.model, experiment.image_set.class_names
+    last = int(rows.step.max())
+    step = st.slider("Replay the attack: step", 0, last, last, key="replay")
+    label = int(experiment.image_set.labels[position])
+    states = {"clean": rows[rows.step == 0], "adversarial": rows[rows.step == step]}
+    shown = pd.concat([each.assign(state=state) for state, each in states.items()])
+    shown = shown.assign(right=shown.predicted == label)
+    taken = {}
+    for state, each in states.items():
+        ordered = each.sort_values("exit_index")
+        taken[state] = decide_from_confidences(
+            torch.tensor(ordered.confidence.to_numpy())[None],
+            torch.tensor(ordered.predicted.to_numpy())[None],
+            setting.policy,
+        )
+    names = exit_names(experiment.cards[name].num_exits)
+    exit_name = names[int(taken["adversarial"].answered_exit)]
+    answer = class_names[int(taken["adversarial"].prediction)]
+    left, right = st.columns([1, 3])
+    left.image(
+        cache.picture_at_step(experiment.spec, name, position, step, experiment),
+        width=224,
+        caption=f"step {step} of {last}: {answer}, {exit_name}",
+        alt=f"The image after {step} of {last} steps, answered {answer} at {exit_name}",
+    )
+    with right:
+        figure_panel(
+            confidence_figure(
+                shown,
+                setting.policy.threshold,
+                {state: int(decisions.answered_exit) for state, decisions in taken.items()},
+                class_names,
+            ),
+            key="replay-confidence",
+            alt=f"Confidence at every exit at step {step} beside the start; leaves at {exit_name} as {answer}.",
+            caption=f"{experiment.image_set.image_ids[position]} · start (clean) and step {step} (adversarial) · "
+            "filled: right, hollow: wrong.",
+        )
+
+
+def _who_else(experiment: Experiment, setting: Setting, position: int) -> None:
+    """One chip per model that was shown the very same perturbation."""
+    decisions = cache.decisions(experiment.spec, setting.policy, experiment)
+    class_names = experiment.image_set.class_names
+    shown = decisions[decisions.source == experiment.spec.model]
+    with st.container(horizontal=True, gap="small"):
+        for target, card in experiment.cards.items():
+            row = shown[shown.target == target].iloc[position]
+            answer = class_names[row.adversarial_prediction]
+            if not row.attackable:
+                verdict = f"wrong already when clean, now {answer}"
+            else:
+                verdict = f"fooled: {answer}" if row.succeeded else f"holds: {answer}"
+            st.badge(f"{glyph_label(card)} · {verdict}", color="gray")
+
+
+def _saliency(experiment: Experiment, position: int) -> None:
+    st.markdown("**What each exit looked at**")
+    name = experiment.spec.model
+    figure_panel(
+        cache.saliency_chart(experiment.spec, name, position, experiment),
+        key="saliency",
+        alt=f"Saliency maps of {experiment.cards[name].num_exits} exits, clean above adversarial.",
+        caption=f"{experiment.image_set.image_ids[position]} · gradient of each exit's predicted class, "
+        "summed over colours; one scale for all maps: orange lowers, purple raises.",
+    )
+
+
+def _bytes(image: torch.Tensor) -> np.ndarray:
+    return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
