@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from ui import cache, close_up, picking, result, running
+from ui import cache, close_up, picking, result, running, uploading
 from ui.controls import attack_controls, setting_controls
 from ui.shell import kind_errors, page_setup
 
@@ -13,11 +13,14 @@ with kind_errors():
     setting = setting_controls()
     whole = cache.image_set(setting.set_name)
     st.header("1 · Pick images")
-    indices = picking.picked_images(setting, whole)
+    own = picking.wants_own_pictures()
+    images = uploading.own_pictures(setting) if own else picking.picked_images(setting, whole)
+    if images is None:
+        st.stop()
 
     st.header("2 · Attack them")
     attack, made_at = attack_controls(setting.card, whole.class_names)
-    spec = running.spec_of(setting, indices, attack, made_at)
+    spec = running.spec_of(setting, images, attack, made_at)
     running.run_button(spec, setting)
     running.history()
 

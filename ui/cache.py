@@ -74,10 +74,7 @@ def start_experiment(spec: ExperimentSpec) -> Job:
     """Starts an experiment in the background, or finds the one already made or under way."""
     # Cached values are fetched here: workers call nothing of Streamlit.
     models = {name: loaded_model(name, checkpoints.load_card(name).weights_sha256) for name in spec.targets}
-    dataset, split, indices = data.parse_image_set_name(spec.images)
-    images = image_set(f"{dataset}:{split}")
-    if indices is not None:
-        images = images.select(indices)
+    images = images_of(spec.images)
     made = _made_already(spec)
 
     def work(on_progress: Callable[[AttackProgress], None], cancel: threading.Event) -> Experiment:
@@ -86,16 +83,25 @@ def start_experiment(spec: ExperimentSpec) -> Job:
     return job_board().start(spec, work)
 
 
+def images_of(name: str) -> ImageSet:
+    """The images that an experiment names, this session's uploads among them."""
+    uploads: dict[str, ImageSet] = st.session_state.get("uploads", {})
+    if name in uploads:
+        return uploads[name]
+    dataset, split, indices = data.parse_image_set_name(name)
+    whole = image_set(f"{dataset}:{split}")
+    return whole if indices is None else whole.select(indices)
+
+
 def estimated_seconds(spec: ExperimentSpec) -> float:
     """About how long an experiment takes here: by its multiply-adds, at the speed of those finished so far."""
-    speeds = [_work(job.spec) / max(job.result().seconds, 1e-3) for job in job_board().finished()]
-    return _work(spec) / (float(np.median(speeds)) if speeds else USUAL_SPEED)
+    finished = [(job.spec, job.result()) for job in job_board().finished()]
+    speeds = [_work(asked, len(done.image_set)) / max(done.seconds, 1e-3) for asked, done in finished]
+    return _work(spec, len(images_of(spec.images))) / (float(np.median(speeds)) if speeds else USUAL_SPEED)
 
 
-def _work(spec: ExperimentSpec) -> float:
+def _work(spec: ExperimentSpec, num_images: int) -> float:
     """Multiply-adds of an experiment's attacks: a step costs a forward and twice that backward."""
-    _, _, indices = data.parse_image_set_name(spec.images)
-    num_images = len(indices) if indices else POOL_SIZE
     per_image = sum(
         sum(card.layer_multiply_adds) + sum(card.classifier_multiply_adds)
         for card in map(checkpoints.load_card, spec.sources)

@@ -63,14 +63,24 @@ def _typed_selection(setting: Setting, whole: ImageSet) -> list[int]:
     return picked
 
 
-def picked_images(setting: Setting, whole: ImageSet) -> list[int]:
-    """Tiles and filters; returns the official indices that are picked.
+def wants_own_pictures() -> bool:
+    """Whether the lab works on uploads instead of an image set."""
+    places = ["the image set", "my own pictures"]
+    chosen = st.segmented_control(
+        "Images from", places, default=places[0], required=True, key="from", label_visibility="collapsed"
+    )
+    return chosen == places[1]
+
+
+def picked_images(setting: Setting, whole: ImageSet) -> str:
+    """Tiles and filters; returns the selection by name, such as ``cifar10:samples:0-7``.
 
     Raises:
         ExitLensError: If the selection cannot be read, or names images that are not there.
     """
     pool = _pool_table(setting, whole)
     picked = _typed_selection(setting, whole)
+    selected = f"{setting.set_name}:{selection_text(sorted(picked))}"
     names = exit_names(setting.card.num_exits)
     columns = st.columns([1.2, 1, 1, 1], vertical_alignment="bottom")
     wanted_class = columns[0].selectbox("Class", ["any", *whole.class_names], key="filter_class")
@@ -84,14 +94,14 @@ def picked_images(setting: Setting, whole: ImageSet) -> list[int]:
     columns[3].button("Surprise me", on_click=_surprise, args=(matching.image_index.tolist(),), width="stretch")
     if matching.empty:
         st.info("No image here is like that. Loosen a filter.")
-        return picked
+        return selected
     _tiles(matching, whole, picked)
     more = f"; tiles show the first {len(pool)} of {len(whole):,}, any can be picked by index"
     st.caption(
         f"{len(picked)} picked. {len(matching)} of {len(pool)} images match{more if len(whole) > len(pool) else ''}. "
         f"Exits and answers of {glyph_label(setting.card)} at threshold {setting.policy.threshold:.2f}."
     )
-    return picked
+    return selected
 
 
 def _pool_table(setting: Setting, whole: ImageSet) -> pd.DataFrame:

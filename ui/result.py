@@ -148,10 +148,18 @@ def _run_again() -> None:
 def take_away(experiment: Experiment, setting: Setting) -> None:
     """The link, the command and the tables."""
     st.subheader("Take it with you")
+    if ":upload-" in experiment.spec.images:
+        st.info("Your own pictures are in no link and no command; take the tables and the perturbations instead.")
+        _all_decisions(experiment, setting)
+        return
     st.caption("Link that opens this page with its result")
     query = urlencode([(key, value) for key in st.query_params for value in st.query_params.get_all(key)])
     st.code(f"{(st.context.url or '').split('?')[0]}?{query}".rstrip("?"), language=None, wrap_lines=True)
     st.caption("Command that remakes the attack on this model")
     st.code(command_of(experiment.spec), language="bash", wrap_lines=True)
+    _all_decisions(experiment, setting)
+
+
+def _all_decisions(experiment: Experiment, setting: Setting) -> None:
     with st.expander("All decisions: every image, source and target"):
         table_panel(cache.decisions(experiment.spec, setting.policy, experiment), key="decisions")

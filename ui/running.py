@@ -15,14 +15,21 @@ from ui.state import PAIR_RUN, RunState, run_state
 PATIENCE_SECONDS = 3.0
 
 
-def spec_of(setting: Setting, picked: list[int], attack: LinfAttack, made_at: ExitPolicy) -> ExperimentSpec:
-    """The experiment on a model and its twin that the controls ask for; what does not change it is left out."""
+def spec_of(setting: Setting, images: str, attack: LinfAttack, made_at: ExitPolicy) -> ExperimentSpec:
+    """The experiment on a model and its twin that the controls ask for; what does not change it is left out.
+
+    Args:
+        setting: Says which model.
+        images: Image set with its selection, or the name of an upload.
+        attack: The attack.
+        made_at: The policy in force while attacking.
+    """
     attack = attack_for(setting.card, attack)
     sources = targets = cache.pair_names(setting.card)
     if st.session_state.get("everyone"):
         others = (card.name for card in cache.cards()[0] if card.dataset == setting.card.dataset)
         targets = tuple(dict.fromkeys([*sources, *others]))
-    return ExperimentSpec(f"{setting.set_name}:{selection_text(sorted(picked))}", sources, targets, attack, made_at)
+    return ExperimentSpec(images, sources, targets, attack, made_at)
 
 
 def pair_experiment(setting: Setting) -> Experiment | None:
@@ -35,7 +42,7 @@ def pair_experiment(setting: Setting) -> Experiment | None:
     with st.expander("What is attacked, and how"):
         picked = selection_line(setting, whole)
         attack, made_at = attack_controls(setting.card, whole.class_names)
-    run_button(spec_of(setting, picked, attack, made_at), setting)
+    run_button(spec_of(setting, f"{setting.set_name}:{selection_text(sorted(picked))}", attack, made_at), setting)
     experiment = shown_experiment()
     if experiment is None:
         st.info("The result appears here as soon as the attack is done.")

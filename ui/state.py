@@ -50,15 +50,17 @@ class RunState:
     history: list[ExperimentSpec] = field(default_factory=list)
 
     def show(self, spec: ExperimentSpec) -> None:
-        """Puts an experiment on screen and at the end of the history."""
+        """Puts an experiment on screen and at the end of the history, unless its images are uploads."""
         self.shown = spec
+        if ":upload-" in spec.images:
+            return
         if self.history[-1:] != [spec]:
             self.history = [*(other for other in self.history if other != spec), spec][-MAX_HISTORY:]
 
 
 # The pages about one model and its twin look at one experiment; the transfer page compares many models.
 PAIR_RUN, TRANSFER_RUN = "pair-run", "transfer-run"
-SESSION = {PAIR_RUN: RunState, TRANSFER_RUN: RunState}
+SESSION: dict[str, type] = {"uploads": dict, PAIR_RUN: RunState, TRANSFER_RUN: RunState}
 
 
 def run_state(run: str = PAIR_RUN) -> RunState:

@@ -1,0 +1,67 @@
+"""A user's own pictures in the lab: upload, what was done to them, and what they show."""
+
+import streamlit as st
+import torch
+
+from core.errors import ExitLensError
+from core.exits import decide
+from core.uploads import FORMATS, MAX_BYTES, RESIZING, read_picture, uploaded_images
+from ui import cache
+from ui.controls import Setting
+
+MAX_PICTURES = 16
+
+
+def own_pictures(setting: Setting) -> str | None:
+    """The uploader with a tile and a class for each picture.
+
+    Returns:
+        The name under which experiments find them; None while there is none that can be used.
+    """
+    size = setting.card.image_size
+    files = st.file_uploader(
+        "Your own pictures",
+        [kind.lower() for kind in FORMATS] + ["jpg", "tif"],
+        accept_multiple_files=True,
+        max_upload_size=MAX_BYTES // 1_000_000,
+        key="upload",
+    )
+    st.caption(
+        f"Each is {RESIZING} to {size} × {size} pixels. They stay on this machine, in this tab, and are in no link: "
+        "who opens a copied link sees the image set instead."
+    )
+    pictures, names = [], []
+    for file in files[:MAX_PICTURES]:
+        try:
+            pictures.append(read_picture(file.getvalue(), file.name, size))
+            names.append(file.name)
+        except ExitLensError as error:
+            st.error(str(error))
+    if len(files) > MAX_PICTURES:
+        st.warning(f"{len(files)} pictures were given; the first {MAX_PICTURES} are taken.")
+    if not pictures:
+        return None
+    model, _ = cache.loaded_model(setting.card.name, setting.card.weights_sha256)
+    with torch.no_grad():
+        answers = decide(model(torch.stack(pictures).float() / 255), setting.policy).prediction.tolist()
+    labels = []
+    with st.grid(min_column_width=150, gap="small", key="own-pictures"):
+        for number, (picture, name, answer) in enumerate(zip(pictures, names, answers, strict=True)):
+            with st.container(key=f"own-{number}"):
+                st.image(picture.permute(1, 2, 0).numpy(), width=96, alt=f"{name}, resized")
+                labels.append(_shown_class(setting, name, answer, number))
+    image_set = uploaded_images(setting.card.dataset, pictures, labels)
+    st.session_state["uploads"] = {image_set.name: image_set}
+    return image_set.name
+
+
+def _shown_class(setting: Setting, name: str, answer: int, number: int) -> int:
+    class_names = list(setting.card.class_names)
+    chosen = st.selectbox(
+        f"{name} shows",
+        class_names,
+        index=answer,
+        key=f"own-class-{number}-{name}",
+        help="What counts as right. At first it is what the model answers.",
+    )
+    return class_names.index(chosen)
