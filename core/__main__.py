@@ -46,6 +46,8 @@ def models(as_json: AsJson = False) -> None:
         accuracy = "  ".join(f"{100 * share.value:.1f} %" for share in card.test)
         print(f"  accuracy  {accuracy}  (n = {card.test[0].num_images:,}, {card.test_set})")
         print(f"  cost      {'  '.join(f'{100 * cost:.1f} %' for cost in card.exit_costs)}")
+        if not card.stops_early:
+            print("  cannot stop early: it computes all exits for every image, and its costs are those its owner gave")
 
 
 @app.command()

@@ -390,6 +390,7 @@ class Custom:
         (without("x") | {"tail.3.bias": torch.ones(7)}, {}, r"tail\.3\.bias"),
         ({"custom": Custom()}, {}, "without running what is pickled"),
         (toy_model(), {}, "without running what is pickled"),
+        ({1: torch.ones(1)}, {}, "no state dict: it holds 1"),
         ({"model": without("x"), "epoch": 1}, {}, "no state dict: it holds model, epoch.*state_key"),
         (without("x"), {"state_key": "model"}, "no 'model'"),
         (torch.ones(1), {}, "holds a Tensor"),
@@ -597,6 +598,14 @@ def test_imported_model_is_listed_verified_and_attacked_like_any_other(command, 
     assert summary["clean_accuracy"]["num_hits"] == int(right.sum()) > summary["adversarial_accuracy"]["num_hits"]
     status, _, err = command("import-model", f"{project / 'theirs.py'}:Base", *options)
     assert status == 2 and err.startswith("error: ") and "there already" in err
+
+
+def test_list_of_models_says_which_cannot_stop_early(command, project: Path) -> None:
+    # Mutant: the sentence for every model, or for none.
+    imported(project, **LAYERS)
+    imported(project, "Joined", name="whole", **COSTS)
+    lines = command("models")[1].split("whole: 3 exits")
+    assert "cannot stop early" not in lines[0] and "cannot stop early" in lines[1]
 
 
 def test_model_whose_code_is_gone_is_named_and_hides_no_other(command, project: Path) -> None:

@@ -30,18 +30,23 @@ def read_state(path: Path, state_key: str = "") -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
-            with foreign_code(
-                f"Reading {path} without running what is pickled in it",
-                "Save the state dict alone: torch.save(network.state_dict(), FILE), or safetensors.",
-            ):
+            # Torch's own advice would be to run the pickle after all.
+            with foreign_code(f"Reading {path}"):
                 content = torch.load(path, map_location="cpu", weights_only=True)
+    except ExitLensError as error:
+        raise ExitLensError(
+            f"{path} cannot be read without running what is pickled in it, or is damaged. Save the state dict alone: "
+            "torch.save(network.state_dict(), FILE), or safetensors."
+        ) from error
     except SafetensorError as error:
         raise ExitLensError(f"{path} is no readable safetensors file ({error}). Save it again.") from error
     if state_key:
         if not isinstance(content, Mapping) or state_key not in content:
             raise ExitLensError(f"{path} holds no {state_key!r}: {_first_keys(content)}. Correct state_key.")
         content = content[state_key]
-    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in content.items()
+    ):
         raise ExitLensError(f"{path} is no state dict: {_first_keys(content)}. Name the part that is one in state_key.")
     return dict(content)
 
