@@ -88,6 +88,7 @@ def test_pages_say_why_a_model_that_cannot_be_cut_does_not_stop(project: Path) -
     test = finished(opened("", model="● Theirs early-exit"), has_metrics)
     assert not test.exception and not test.error
     assert "Nothing says which layers feed this model's exits" in sidebar_captions(test)
+    assert any("costs as its owner gave them" in caption.value for caption in test.main.caption)
     ready = test.dataframe[0].value
     assert ready.model.tolist() == ["● ResNet-56 early-exit", "● Theirs early-exit"]
     assert ready["measured on"].tolist() == ["cifar10:test", "cifar10:samples"]
