@@ -79,12 +79,18 @@ def build_network(factory: str) -> nn.Module:
         module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     make = getattr(module, name, None)
     if not callable(make):
-        kind = "does not define" if make is None else f"has a {type(make).__name__} and no function under the name"
+        kind = (
+            "does not define"
+            if make is None
+            else f"has an object of type {type(make).__name__} and no function under the name"
+        )
         raise ExitLensError(f"{place} {kind} {name!r}. Name a function that returns the network.")
     with foreign_code(f"Calling {factory}"):
         network = make()
     if not isinstance(network, nn.Module):
-        raise ExitLensError(f"{factory} returned a {type(network).__name__}; a torch.nn.Module is needed.")
+        raise ExitLensError(
+            f"{factory} returned an object of type {type(network).__name__}; a torch.nn.Module is needed."
+        )
     return network.float().eval()
 
 

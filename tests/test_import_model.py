@@ -158,6 +158,11 @@ class Infinite(Base):
         return [logits / 0 for logits in self.answers(images)]
 
 
+class Adding(nn.Module):
+    def forward(self, images):
+        return images.mean((2, 3))[:, [0, 1, 2, 0]]
+
+
 class Failing(Base):
     def forward(self, images):
         raise KeyError("no such image")
@@ -247,6 +252,8 @@ def test_import_that_stops_early_has_the_logits_costs_and_accuracy_of_the_origin
     assert read == dataclasses.replace(made.card, recipe={}) and model.stops_early and read.stops_early
     check_same_model(model, reference)
     assert read.exit_costs == model.exit_costs == pytest.approx(reference.exit_costs, abs=1e-12)
+    counted = multiply_adds(reference, 8)
+    assert (read.layer_multiply_adds, read.classifier_multiply_adds) == tuple(map(tuple, counted))
     images = open_image_set("toy:test")
     assert read.test == toy_card(reference, "x", images).test and read.test_set == "toy:test"
     validation = open_image_set("toy:validation")
@@ -292,6 +299,8 @@ def test_network_that_cannot_be_cut_says_so_and_keeps_the_costs_that_it_was_give
     check_same_model(model, original())
     assert not model.stops_early and not card.stops_early
     assert (card.exit_costs, model.exit_costs, card.exit_layers) == ((0.25, 0.5, 1.0), (0.25, 0.5, 1.0), ())
+    total = sum(map(sum, multiply_adds(original(), 8)))
+    assert (card.layer_multiply_adds, card.classifier_multiply_adds) == ((total, 0, 0), (0, 0, 0))
     assert any("cannot stop early" in note for note in made.notes)
 
 
@@ -385,8 +394,8 @@ class Custom:
 @pytest.mark.parametrize(
     ("state", "card", "named"),
     [
-        (without("tail.3.bias"), {}, "1 keys are missing, the first 'tail.3.bias'.* rename"),
-        (without("x") | {"a.b": torch.ones(1)}, {}, "1 are not the network's, the first 'a.b'.* rename"),
+        (without("tail.3.bias"), {}, "missing keys: 1, the first 'tail.3.bias'.* rename"),
+        (without("x") | {"a.b": torch.ones(1)}, {}, "unknown keys: 1, the first 'a.b'.* rename"),
         (without("x") | {"tail.3.bias": torch.ones(7)}, {}, r"tail\.3\.bias"),
         ({"custom": Custom()}, {}, "without running what is pickled"),
         (toy_model(), {}, "without running what is pickled"),
@@ -422,8 +431,8 @@ def test_weights_files_that_cannot_be_read_are_refused_by_name(project: Path) ->
     ("factory", "named"),
     [
         ("theirs.py:nobody", "does not define 'nobody'"),
-        ("theirs.py:not_a_function", "has a int and no function under the name 'not_a_function'"),
-        ("theirs.py:a_number", "returned a int"),
+        ("theirs.py:not_a_function", "type int and no function under the name 'not_a_function'"),
+        ("theirs.py:a_number", "returned an object of type int"),
         ("theirs.py:raises", r"RuntimeError: out of cheese\)"),
         ("theirs.py:leaves", "SystemExit: 3"),
         ("nowhere.py:build", "no file .*nowhere.py"),
@@ -479,6 +488,11 @@ def test_factory_that_gives_no_network_is_one_sentence(factory, named, project: 
 def test_network_that_behaves_otherwise_is_refused_with_what_is_allowed(factory, card, named, project: Path) -> None:
     # Mutant: any one check dropped.
     assert re.search(named, refused(project, factory, **card))
+
+
+def test_network_without_a_product_has_no_cost_and_is_refused(project: Path) -> None:
+    # Mutant: a division by no multiply-adds at all.
+    assert "cost cannot be counted" in refused(project, "Adding", state={})
 
 
 # Card files

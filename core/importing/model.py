@@ -20,7 +20,7 @@ from core.foreign import build_network, foreign_code, resolve_factory, trust
 from core.importing.card_file import CardFile, load_card_file
 from core.importing.weights import fill, read_state
 from core.metrics import OperatingPoint, operating_points
-from core.models.costs import exit_costs
+from core.models.costs import multiply_adds, subset_costs
 from core.models.imported import Imported, ImportedNetwork, check_behaviour, joined
 from core.training.finish import machine_facts
 
@@ -69,9 +69,8 @@ def import_model(factory: str, weights: Path, card_file: Path, folder: Path | No
     model, stated = _adapted(network, reference, told, images)
     _check_label(told, model, folder)
     card, payload = _measured_card(told, model, stated, images, notes)
-    saved = save_model(payload, card, folder)
     trust(reference)
-    return ImportedModel(saved, card, tuple(notes))
+    return ImportedModel(save_model(payload, card, folder), card, tuple(notes))
 
 
 def _adapted(network: nn.Module, reference: str, told: CardFile, images: ImageSet) -> tuple[ImportedNetwork, Imported]:
@@ -95,7 +94,6 @@ def _adapted(network: nn.Module, reference: str, told: CardFile, images: ImageSe
     )
     model.eval().requires_grad_(False)
     check_behaviour(model, probes)
-    model.exit_costs = _costs(told, model)
     return model, Imported(reference, order, model.stops_early)
 
 
@@ -112,14 +110,24 @@ def _class_order(told: CardFile, official: tuple[str, ...]) -> tuple[int, ...]:
     return () if order == tuple(range(len(order))) else order
 
 
-def _costs(told: CardFile, model: ImportedNetwork) -> tuple[float, ...]:
-    if model.num_exits == 1:
-        return (1.0,)
+def _multiply_adds(model: ImportedNetwork) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of the layers up to each exit and of its classifier; without stages all is done before the first answer."""
+    with foreign_code("Counting multiply-adds"):
+        layers, classifiers = multiply_adds(model, model.image_size)
+    if not sum(layers) + sum(classifiers):
+        raise ExitLensError("The network does no convolution and no matrix product, so its cost cannot be counted.")
     if model.stops_early:
-        if told.exit_costs:
+        return tuple(layers), tuple(classifiers)
+    rest = (0,) * (model.num_exits - 1)
+    return (classifiers[0], *rest), (0, *rest)
+
+
+def _given_costs(told: CardFile, model: ImportedNetwork) -> tuple[float, ...]:
+    """The costs of the card file; none where they are counted."""
+    if model.stops_early:
+        if told.exit_costs and model.num_exits > 1:
             raise ExitLensError("This network brings its own stages, so its costs are counted. Leave out exit_costs.")
-        with foreign_code("Counting multiply-adds", "Give exit_costs instead of exit_layers."):
-            return exit_costs(model, model.image_size)
+        return ()
     if len(told.exit_costs) != model.num_exits:
         given = f"exit_costs has {len(told.exit_costs)} numbers" if told.exit_costs else "nothing says what each costs"
         raise ExitLensError(
@@ -156,6 +164,8 @@ def _measured_images(dataset: str, notes: list[str]) -> ImageSet:
 def _measured_card(
     told: CardFile, model: ImportedNetwork, stated: Imported, images: ImageSet, notes: list[str]
 ) -> tuple[ModelCard, bytes]:
+    layers, classifiers = _multiply_adds(model)
+    model.exit_costs = _given_costs(told, model) or subset_costs(layers, classifiers, range(model.num_exits))
     payload = pack_weights(model.network, "float32")
     log.info("Measuring on %s images of %s …", f"{len(images):,}", images.name)
     test = accuracies(exit_logits(model, images), images.labels)
@@ -181,6 +191,8 @@ def _measured_card(
         exit_positions=(),
         exit_layers=model.exit_layers,
         exit_costs=model.exit_costs,
+        layer_multiply_adds=layers,
+        classifier_multiply_adds=classifiers,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         num_classes=model.num_classes,
         class_names=images.class_names,

@@ -77,12 +77,12 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], rename: tuple[tuple[st
         raise ExitLensError(f"The weights do not fit the network ({reason}).") from error
     if missing or unexpected:
         faults = [
-            f"{len(keys)} {words}, the first {keys[0]!r}"
-            for keys, words in ((missing, "keys are missing"), (unexpected, "are not the network's"))
+            f"{words}: {len(keys)}, the first {keys[0]!r}"
+            for keys, words in ((missing, "missing keys"), (unexpected, "unknown keys"))
             if keys
         ]
         raise ExitLensError(
-            f"The weights do not fit the network: {'; '.join(faults)}. Rules under rename in the card file change keys."
+            f"The weights do not fit the network ({'; '.join(faults)}). Rules under rename in the card file change keys."
         )
 
 
