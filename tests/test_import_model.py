@@ -159,8 +159,12 @@ class Infinite(Base):
 
 
 class Adding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+
     def forward(self, images):
-        return images.mean((2, 3))[:, [0, 1, 2, 0]]
+        return self.scale * images.mean((2, 3))[:, [0, 1, 2, 0]]
 
 
 class Failing(Base):
@@ -492,7 +496,7 @@ def test_network_that_behaves_otherwise_is_refused_with_what_is_allowed(factory,
 
 def test_network_without_a_product_has_no_cost_and_is_refused(project: Path) -> None:
     # Mutant: a division by no multiply-adds at all.
-    assert "cost cannot be counted" in refused(project, "Adding", state={})
+    assert "cost cannot be counted" in refused(project, "Adding", state={"scale": torch.ones(4)})
 
 
 # Card files

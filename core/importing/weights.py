@@ -82,7 +82,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], rename: tuple[tuple[st
             if keys
         ]
         raise ExitLensError(
-            f"The weights do not fit the network ({'; '.join(faults)}). Rules under rename in the card file change keys."
+            f"The weights do not fit the network ({'; '.join(faults)}). Change keys by rename in the card file."
         )
 
 
