@@ -46,6 +46,8 @@ def models(as_json: AsJson = False) -> None:
         accuracy = "  ".join(f"{100 * share.value:.1f} %" for share in card.test)
         print(f"  accuracy  {accuracy}  (n = {card.test[0].num_images:,}, {card.test_set})")
         print(f"  cost      {'  '.join(f'{100 * cost:.1f} %' for cost in card.exit_costs)}")
+        if not card.stops_early:
+            print("  cannot stop early: it computes all exits for every image, and its costs are those its owner gave")
 
 
 @app.command()
@@ -64,20 +66,34 @@ def data(as_json: AsJson = False) -> None:
 @app.command()
 def verify(
     names: Annotated[list[str] | None, typer.Argument(help="Models; all of them without.")] = None,
-    images: Annotated[str, typer.Option(help="The image set that the cards were measured on.")] = "cifar10:test",
+    images: Annotated[
+        str | None, typer.Option(help="Only cards measured on this image set; without, each on its own.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the accuracies on the cards again; exit status 1 where one does not agree."""
+    """Measure the accuracies on the cards again; exit status 1 where one does not agree or cannot be measured."""
     from core import checkpoints
     from core.data import open_image_set
 
-    image_set = open_image_set(images)
-    wanted = names or [
-        name for name in checkpoints.list_models() if checkpoints.load_card(name).dataset == image_set.dataset
-    ]
+    image_sets = {images: open_image_set(images)} if images else {}
+    cards = [checkpoints.load_card(name) for name in names or checkpoints.list_models()]
+    wanted = [card for card in cards if names or images in (None, card.test_set)]
     if not wanted:
-        raise ExitLensError(f"There is no model of {image_set.dataset} in {checkpoints.checkpoints_folder()}.")
-    outcomes = [checkpoints.verify(name, image_set) for name in tqdm(wanted, disable=as_json, file=sys.stderr)]
+        raise ExitLensError(
+            f"No model in {checkpoints.checkpoints_folder()} was measured on {images or 'any image set'}."
+        )
+    outcomes, num_failed = [], 0
+    for card in tqdm(wanted, disable=as_json, file=sys.stderr):
+        try:
+            name = images or card.test_set
+            image_sets[name] = image_sets.get(name) or open_image_set(name)
+            outcomes.append(checkpoints.verify(card.name, image_sets[name]))
+        except ExitLensError as error:
+            # One model that cannot be measured, such as an import whose code is gone, must not hide the others.
+            if names:
+                raise
+            num_failed += 1
+            tqdm.write(f"error: {card.name}: {error}", file=sys.stderr)
     if as_json:
         print(json.dumps({"models": [{**asdict(outcome), "agrees": outcome.agrees} for outcome in outcomes]}))
     else:
@@ -85,8 +101,33 @@ def verify(
             pairs = zip(outcome.card, outcome.measured, strict=True)
             shown = "  ".join(f"{old.value:.4f}/{new.value:.4f}" for old, new in pairs)
             print(f"{outcome.name}: {'agrees' if outcome.agrees else 'DIFFERS'} (card/measured per exit) {shown}")
-    if not all(outcome.agrees for outcome in outcomes):
+    if num_failed or not all(outcome.agrees for outcome in outcomes):
         raise typer.Exit(1)
+
+
+@app.command()
+def import_model(
+    factory: Annotated[
+        str,
+        typer.Argument(
+            help="The function that returns the network: package.module:function or path/to/file.py:function. "
+            "Its code runs now and whenever the model is loaded: name only code that you trust."
+        ),
+    ],
+    weights: Annotated[Path, typer.Option(help="State dict: .safetensors, or .pt as torch.save wrote it.")],
+    card: Annotated[Path, typer.Option(help="What you say about the model, TOML or JSON: see docs/import-model.md.")],
+) -> None:
+    """Make a network of your own a model like any other."""
+    from core.importing.model import import_model as bring
+
+    made = bring(factory, weights, card)
+    costs = "  ".join(f"{100 * cost:.1f} %" for cost in made.card.exit_costs)
+    accuracy = "  ".join(f"{100 * share.value:.1f} %" for share in made.card.test)
+    print(f"Wrote {made.place}: {made.card.label}, {made.card.num_exits} exits")
+    print(f"  accuracy  {accuracy}  (n = {made.card.test[0].num_images:,}, {made.card.test_set})")
+    print(f"  cost      {costs}")
+    for note in made.notes:
+        print(note)
 
 
 @app.command()

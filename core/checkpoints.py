@@ -12,21 +12,24 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.data import ImageSet
 from core.datasets import DATASETS
 from core.errors import ExitLensError
 from core.evaluation import exit_logits
+from core.foreign import build_network, check_trusted
 from core.metrics import OperatingPoint, Rate, rate
 from core.models import ARCHITECTURES, build_model
 from core.models.classifiers import ExitNetwork
+from core.models.imported import NETWORK_PREFIX, Imported, ImportedNetwork
 
 FOLDER_VARIABLE = "EXITLENS_CHECKPOINTS"
 WEIGHTS_FILE = "weights.safetensors"
 CARD_FILE = "card.json"
 BACKBONE = "backbone."
 Storage = Literal["float32", "float16"]
+LoadedModel = ExitNetwork | ImportedNetwork
 
 # A card is right when re-measured accuracies agree to three decimals: float32 sums differ between machines.
 ROUNDING = 5e-4
@@ -39,10 +42,10 @@ class ModelCard:
     Attributes:
         name: Also the folder.
         dataset: Trained on.
-        architecture: Key of the registry.
+        architecture: Key of the registry; of an imported model its own label.
         kind: ``static`` or ``early-exit``.
         exit_positions: Blocks with an early exit after them.
-        exit_layers: Layer that feeds each exit, K of them.
+        exit_layers: Layer that feeds each exit, K of them; empty where an import did not name them.
         exit_costs: Cost fraction of each exit, K of them.
         layer_multiply_adds: Of the layers since the exit before, K of them; empty where they were not counted.
         classifier_multiply_adds: Of each exit's classifier, K of them; empty where they were not counted.
@@ -58,7 +61,7 @@ class ModelCard:
         shared_sha256: Of that model's weights file.
         test: Accuracy of every exit on the test images, measured once, after the round trip through the file.
         test_set: The image set of ``test``.
-        validation_accuracy: Share right of every exit on the validation images.
+        validation_accuracy: Share right of every exit on the validation images; empty where an import lacked them.
         operating_points: Chosen on validation; none for static models.
         temperatures: Per exit, folded into its linear layer after training; empty when none were fitted.
         recipe: All fields of the recipe.
@@ -66,6 +69,7 @@ class ModelCard:
         training_seconds: Wall-clock of all epochs.
         versions: Of Python and the packages that made it.
         machine: Processor, cores and threads that made it.
+        imported: Where its code is, when that is not part of this project.
     """
 
     name: str
@@ -97,6 +101,7 @@ class ModelCard:
     classifier_multiply_adds: tuple[int, ...] = ()
     shares: str | None = None
     shared_sha256: str | None = None
+    imported: Imported | None = None
 
     @property
     def num_exits(self) -> int:
@@ -106,11 +111,18 @@ class ModelCard:
     @property
     def label(self) -> str:
         """Name on screen, such as ``ResNet-56 early-exit`` or ``ResNet-56 early-exit, all exits``."""
+        if self.imported:
+            return f"{self.architecture} {self.kind}"
         more = self.name
         for known in (self.dataset, self.architecture, self.kind):
             more = more.removeprefix(known).lstrip("-")
         label = f"{ARCHITECTURES[self.architecture].label} {self.kind}"
         return f"{label}, {more.replace('-', ' ')}" if more else label
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether leaving at an exit spares what comes after it."""
+        return self.imported is None or self.imported.stops_early
 
 
 @dataclass(frozen=True)
@@ -169,15 +181,16 @@ def load_card(name: str, folder: Path | None = None) -> ModelCard:
         raise ExitLensError(
             f"{path} is the card of {card.name!r}, not of {name!r}. Rename the folder or restore the file."
         )
-    num_exits = len(card.exit_positions) + 1
-    if {len(card.exit_layers), len(card.exit_costs), len(card.test), len(card.validation_accuracy)} != {num_exits}:
+    num_exits = card.num_exits if card.imported else len(card.exit_positions) + 1
+    described = [card.exit_layers, card.exit_costs, card.test, card.validation_accuracy]
+    if {len(each) for each in described if each or not card.imported} != {num_exits} or not card.test:
         raise ExitLensError(f"{path} is damaged (it does not describe {num_exits} exits). Restore the file.")
-    if card.architecture not in ARCHITECTURES or card.dataset not in DATASETS:
+    if not (card.imported or card.architecture in ARCHITECTURES) or card.dataset not in DATASETS:
         raise ExitLensError(f"{path} asks for {card.architecture!r} on {card.dataset!r}, which this version lacks.")
     return card
 
 
-def load_model(name: str, folder: Path | None = None) -> tuple[ExitNetwork, ModelCard]:
+def load_model(name: str, folder: Path | None = None) -> tuple[LoadedModel, ModelCard]:
     """Loads a model to be shared and never changed: eval mode, frozen, float32.
 
     Args:
@@ -188,7 +201,8 @@ def load_model(name: str, folder: Path | None = None) -> tuple[ExitNetwork, Mode
         The network and its card.
 
     Raises:
-        ExitLensError: If a file is missing, damaged or belongs to another model; the message names it.
+        ExitLensError: If a file is missing, damaged or belongs to another model (the message names it), or an
+            imported model's factory cannot be run.
     """
     card = load_card(name, folder)
     path = (folder or checkpoints_folder()) / name / WEIGHTS_FILE
@@ -202,9 +216,11 @@ def load_model(name: str, folder: Path | None = None) -> tuple[ExitNetwork, Mode
                 f"{owner.weights_sha256[:12]}… instead of {(card.shared_sha256 or '')[:12]}…). Train its exits again."
             )
         backbone = _read_weights(owner, folder)
+    # Outside the try: what is wrong with a factory is not the fault of the weights file.
+    imported = _imported_model(card, card.imported) if card.imported else None
     try:
-        model = build_model(card.architecture, card.dataset, card.exit_positions)
-        unpack_weights(model, payload, backbone)
+        model = imported or build_model(card.architecture, card.dataset, card.exit_positions)
+        unpack_weights(imported.network if imported else model, payload, backbone)
     except (SafetensorError, RuntimeError, ExitLensError) as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise ExitLensError(
@@ -234,7 +250,21 @@ def _read_weights(card: ModelCard, folder: Path | None) -> bytes:
     return payload
 
 
-def pack_weights(model: ExitNetwork, storage: Storage, *, with_backbone: bool = True) -> bytes:
+def _imported_model(card: ModelCard, imported: Imported) -> ImportedNetwork:
+    check_trusted(imported.factory, card.name)
+    return ImportedNetwork(
+        build_network(imported.factory),
+        num_exits=card.num_exits,
+        num_classes=card.num_classes,
+        image_size=card.image_size,
+        mean=card.mean,
+        std=card.std,
+        exit_layers=tuple(layer.removeprefix(NETWORK_PREFIX) for layer in card.exit_layers),
+        class_order=imported.class_order,
+    )
+
+
+def pack_weights(model: nn.Module, storage: Storage, *, with_backbone: bool = True) -> bytes:
     """The model's state as a safetensors file; only weight matrices are narrowed, never norms or buffers.
 
     Args:
@@ -245,14 +275,15 @@ def pack_weights(model: ExitNetwork, storage: Storage, *, with_backbone: bool = 
     narrow = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
     dtype = torch.float16 if storage == "float16" else torch.float32
     state = {
-        key: (tensor.to(dtype) if key in narrow else tensor).detach().contiguous()
+        # Cloned: the format refuses tensors that share memory, as tied weights do.
+        key: (tensor.to(dtype) if key in narrow else tensor).detach().clone(memory_format=torch.contiguous_format)
         for key, tensor in model.state_dict().items()
         if with_backbone or not key.startswith(BACKBONE)
     }
     return save_tensors(state)
 
 
-def unpack_weights(model: ExitNetwork, payload: bytes, backbone: bytes | None = None) -> None:
+def unpack_weights(model: nn.Module, payload: bytes, backbone: bytes | None = None) -> None:
     """Puts a packed state into a model, as loading does; the backbone from another model's file where one is given."""
     state = load_tensors(payload)
     if backbone is not None:

@@ -109,7 +109,7 @@ def run_dynamic(model: ExitModel, images: Tensor, policy: ExitPolicy) -> ExitDec
     """Decides as deployed: each stage is computed only for the images that are still undecided.
 
     Args:
-        model: Any exit model.
+        model: Any exit model; one whose ``stops_early`` is False decides the same but saves nothing.
         images: (N, 3, H, W) in [0, 1].
         policy: When an image leaves.
 

@@ -14,14 +14,13 @@ from core import checkpoints, data
 from core.attacks.linf import images_at_step
 from core.attacks.run import AttackProgress, AttackResult
 from core.attribution import saliency_maps
-from core.checkpoints import ModelCard
+from core.checkpoints import LoadedModel, ModelCard
 from core.data import ImageSet, ImageSetStatus
 from core.errors import ExitLensError
 from core.evaluation import exit_logits
 from core.exits import ExitPolicy
 from core.experiment import Experiment, ExperimentSpec, run_experiment, twin_of
 from core.figures import saliency_figure
-from core.models.classifiers import ExitNetwork
 from core.tables import decisions_table, exits_table, steps_table
 from ui.jobs import Job, JobBoard
 
@@ -36,7 +35,7 @@ def job_board() -> JobBoard:
 
 
 @st.cache_resource(max_entries=12, show_spinner=False)
-def loaded_model(name: str, weights_sha256: str) -> tuple[ExitNetwork, ModelCard]:
+def loaded_model(name: str, weights_sha256: str) -> tuple[LoadedModel, ModelCard]:
     """A model, shared by all sessions and never changed; the hash makes a retrained model a new entry."""
     return checkpoints.load_model(name)
 
@@ -54,14 +53,30 @@ def image_set_statuses() -> list[ImageSetStatus]:
 
 
 def cards() -> tuple[list[ModelCard], list[str]]:
-    """The readable cards, and one sentence for each that is not."""
-    readable, problems = [], []
+    """The cards of models that can be used, and one sentence for each that cannot."""
+    usable, problems = [], []
     for name in checkpoints.list_models():
         try:
-            readable.append(checkpoints.load_card(name))
+            card = checkpoints.load_card(name)
         except ExitLensError as error:
             problems.append(str(error))
-    return readable, problems
+            continue
+        problem = _import_problem(name, card.weights_sha256) if card.imported else ""
+        if problem:
+            problems.append(f"{card.name}: {problem}")
+        else:
+            usable.append(card)
+    return usable, problems
+
+
+@st.cache_data(ttl=60, show_spinner=False)
+def _import_problem(name: str, weights_sha256: str) -> str:
+    """Why an imported model cannot be used: its code is not in this project and may be gone; empty when it can."""
+    try:
+        loaded_model(name, weights_sha256)
+    except ExitLensError as error:
+        return str(error)
+    return ""
 
 
 def pair_names(card: ModelCard) -> tuple[str, ...]:

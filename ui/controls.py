@@ -56,6 +56,8 @@ def setting_controls() -> Setting:
     datasets = {card.dataset for card in cards}
     statuses = cache.image_set_statuses()
     ready = [status.name for status in statuses if status.is_ready and status.name.split(":")[0] in datasets]
+    if not ready:
+        raise ExitLensError(f"No images of {', '.join(sorted(datasets))} can be opened here: see README.md.")
     with st.sidebar:
         set_name = st.selectbox(
             "Image set", ready, format_func=_set_label, key="set", bind="query-params", persist_state="session"
@@ -63,7 +65,15 @@ def setting_controls() -> Setting:
         if not any(name.endswith(":test") for name in ready):
             st.caption(_why_samples([status.problem for status in statuses if not status.is_ready]))
         by_name = {card.name: card for card in cards if card.dataset == str(set_name).split(":")[0]}
-        names = sorted(by_name, key=lambda name: (by_name[name].architecture, by_name[name].kind != "early-exit"))
+        # The project's own come first: an import does not change what a fresh page opens with.
+        names = sorted(
+            by_name,
+            key=lambda name: (
+                by_name[name].imported is not None,
+                by_name[name].architecture,
+                by_name[name].kind != "early-exit",
+            ),
+        )
         name = st.selectbox(
             "Model",
             names,
@@ -73,6 +83,11 @@ def setting_controls() -> Setting:
             persist_state="session",
         )
         card = by_name[name]
+        if not card.stops_early:
+            st.caption(
+                "Nothing says which layers feed this model's exits, so it computes all of them for every image. "
+                "Costs are those that its owner gave, not counted here."
+            )
         threshold = st.slider(
             "Threshold",
             0.0,

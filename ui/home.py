@@ -4,10 +4,12 @@ import pandas as pd
 import streamlit as st
 
 from core.attacks.spec import pgd
+from core.datasets import DATASETS
 from core.exits import ExitPolicy
 from core.experiment import ExperimentSpec, attack_for
 from ui import cache, result, running
 from ui.controls import Setting, glyph_label
+from ui.picking import selection_text
 
 WAYS_IN: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Browse", "Pick images, attack them live and follow them from exit to exit.", {}),
@@ -18,13 +20,13 @@ WAYS_IN: tuple[tuple[str, str, dict[str, str]], ...] = (
 
 def live_result(setting: Setting) -> None:
     """A PGD attack on the bundled samples, made now by the models on this machine."""
-    images = f"{setting.card.dataset}:samples:0-19"
+    images, what = _first_images(setting)
     # Its twin only looks on: attacking both would make the first page wait twice as long.
     targets = cache.pair_names(setting.card)
     spec = ExperimentSpec(images, targets[:1], targets, attack_for(setting.card, pgd()), ExitPolicy())
     job = cache.job_board().find(spec) or cache.start_experiment(spec)
     if not job.is_over:
-        st.markdown("Attacking the 20 bundled sample images with PGD, now, on this machine …")
+        st.markdown(f"Attacking the {what} with PGD, now, on this machine …")
         running.progress(job)
         return
     if job.was_cancelled:
@@ -33,8 +35,16 @@ def live_result(setting: Setting) -> None:
             cache.start_experiment(spec)
             st.rerun()
         return
-    st.markdown("Just now, on this machine: PGD within 8/255 against the 20 bundled sample images.")
+    st.markdown(f"Just now, on this machine: PGD within 8/255 against the {what}.")
     result.headline(job.result(), setting)
+
+
+def _first_images(setting: Setting) -> tuple[str, str]:
+    """The samples of the model's data set, or the first images of the chosen set where none are bundled; in words."""
+    if DATASETS[setting.card.dataset].has_samples:
+        return f"{setting.card.dataset}:samples:0-19", "20 bundled sample images"
+    first = cache.image_set(setting.set_name).indices[:20].tolist()
+    return f"{setting.set_name}:{selection_text(first)}", f"first {len(first)} images of {setting.set_name}"
 
 
 def ways_in() -> None:
@@ -58,6 +68,7 @@ def what_is_ready() -> None:
             "final accuracy": 100 * card.test[-1].value,
             "95 % interval": f"{100 * card.test[-1].low:.1f}–{100 * card.test[-1].high:.1f} %",
             "n": card.test[-1].num_images,
+            "measured on": card.test_set,
             "first exit": 100 * card.test[0].value,
             "first exit's cost": 100 * card.exit_costs[0],
         }

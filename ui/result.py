@@ -50,6 +50,7 @@ def headline(experiment: Experiment, setting: Setting) -> pd.DataFrame:
     st.caption(
         f"{experiment.results[name].spec.label} · made at T = {experiment.spec.made_at.threshold:.2f} · judged at "
         f"T = {setting.policy.threshold:.2f} · {experiment.spec.images} · n = {len(own)} · 95 % Wilson interval"
+        + ("" if card.stops_early else " · cannot stop early: costs as its owner gave them")
     )
     return own
 

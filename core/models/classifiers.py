@@ -106,6 +106,11 @@ class ExitNetwork(nn.Module):
         """Module name of the block that feeds each exit."""
         return tuple(f"backbone.blocks.{position}" for position in self._ends)
 
+    @property
+    def stops_early(self) -> bool:
+        """Always: it is made of stages."""
+        return True
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits of all exits, (N, K, C), from images (N, 3, H, W) in [0, 1]."""
         features = self.begin(images)

@@ -24,7 +24,7 @@ class ExitModel(Protocol):
 
     @property
     def exit_layers(self) -> tuple[str, ...]:
-        """Name of the layer that feeds each exit, K of them."""
+        """Name of the layer that feeds each exit, K of them; empty where that is not known."""
         ...
 
     @property
@@ -32,12 +32,17 @@ class ExitModel(Protocol):
         """Cost fraction of leaving at each exit, K of them, rising to 1."""
         ...
 
+    @property
+    def stops_early(self) -> bool:
+        """Whether leaving at an exit spares what comes after it: False for networks that cannot be cut."""
+        ...
+
     def __call__(self, images: Tensor) -> Tensor:
         """Logits of all exits, (N, K, C)."""
         ...
 
     def run_until(self, images: Tensor, exit_index: int) -> Tensor:
-        """Logits of one exit, (N, C), computing no later layer and no other exit's classifier."""
+        """Logits of one exit, (N, C), computing no later layer and no other exit's classifier if it stops early."""
         ...
 
     def begin(self, images: Tensor) -> Tensor:

@@ -165,7 +165,8 @@ def take_backbone(model: ExitNetwork, recipe: Recipe) -> None:
         ExitLensError: If there is no such model, or it is of another architecture or data set.
     """
     finished, card = load_model(recipe.backbone_of or "")
-    if (card.architecture, card.dataset) != (recipe.architecture, recipe.dataset):
+    alike = (card.architecture, card.dataset) == (recipe.architecture, recipe.dataset)
+    if not alike or not isinstance(finished, ExitNetwork):
         raise ExitLensError(
             f"Recipe {recipe.name!r} needs a backbone of {recipe.architecture} on {recipe.dataset}; {card.name} is "
             f"{card.architecture} on {card.dataset}."
