@@ -1,6 +1,7 @@
 """Every cache of the dashboard. Keys are strings and frozen specs, never arrays, frames or modules."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,12 +18,14 @@ from core.attribution import saliency_maps
 from core.checkpoints import ModelCard
 from core.data import ImageSet, ImageSetStatus
 from core.errors import ExitLensError
-from core.evaluation import exit_logits
-from core.exits import ExitPolicy
+from core.evaluation import Evaluation, EvaluationSpec, evaluate, exit_logits
+from core.exits import ExitPolicy, Fallback
 from core.experiment import Experiment, ExperimentSpec, run_experiment, twin_of
 from core.figures import saliency_figure
 from core.models.classifiers import ExitNetwork
+from core.progress import Progress
 from core.tables import decisions_table, exits_table, steps_table
+from core.timing import Timing, TimingSpec, time_dynamic
 from ui.jobs import Job, JobBoard
 
 POOL_SIZE = 256
@@ -70,7 +73,7 @@ def pair_names(card: ModelCard) -> tuple[str, ...]:
     return (card.name, twin.name) if twin else (card.name,)
 
 
-def start_experiment(spec: ExperimentSpec) -> Job:
+def start_experiment(spec: ExperimentSpec) -> Job[Experiment]:
     """Starts an experiment in the background, or finds the one already made or under way."""
     # Cached values are fetched here: workers call nothing of Streamlit.
     models = {name: loaded_model(name, checkpoints.load_card(name).weights_sha256) for name in spec.targets}
@@ -175,3 +178,72 @@ def saliency_chart(spec: ExperimentSpec, source: str, row: int, _experiment: Exp
     logits = torch.stack([result.clean_logits[row], result.adversarial_logits[row]])
     maps = saliency_maps(model, images, logits.argmax(dim=-1)).numpy()
     return saliency_figure(maps[0], maps[1])
+
+
+def start_evaluation(spec: EvaluationSpec) -> Job[Evaluation]:
+    """Starts showing images to a model in the background, or finds that already done or under way."""
+    model, _ = loaded_model(spec.model, spec.weights_sha256)
+    images = image_set(spec.image_set)
+
+    def work(on_progress: Callable[[Progress], None], cancel: threading.Event) -> Evaluation:
+        return evaluate(spec, model, images, on_progress=on_progress, cancel=cancel)
+
+    return job_board().start(spec, work)
+
+
+def start_timing(spec: TimingSpec) -> Job[Timing]:
+    """Starts timing an early-exit model against its twin in the background."""
+    model, _ = loaded_model(spec.model, spec.weights_sha256)
+    twin = loaded_model(spec.twin, spec.twin_sha256)[0] if spec.twin else None
+    images = image_set(spec.image_set)
+
+    def work(on_progress: Callable[[Progress], None], cancel: threading.Event) -> Timing:
+        return time_dynamic(spec, model, twin, images, on_progress=on_progress, cancel=cancel)
+
+    return job_board().start(spec, work)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def stage_multiply_adds(model_name: str, weights_sha256: str) -> tuple[list[int], list[int]]:
+    """Multiply-adds of a model's layers from exit to exit, and of its classifiers."""
+    from core.models.costs import multiply_adds
+
+    model, card = loaded_model(model_name, weights_sha256)
+    return multiply_adds(model, card.image_size)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def seconds_per_image(model_name: str, weights_sha256: str) -> float:
+    """About the time that an evaluation takes per image, from one small batch."""
+    model, card = loaded_model(model_name, weights_sha256)
+    images = torch.zeros(32, 3, card.image_size, card.image_size)
+    started = time.perf_counter()
+    with torch.no_grad():
+        model(images)
+    return (time.perf_counter() - started) / len(images)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def curve(spec: EvaluationSpec, fallback: Fallback, static_cost: float, _evaluation: Evaluation) -> pd.DataFrame:
+    """Accuracy and cost of an early-exit model over all thresholds."""
+    from core.model_tables import curve_table
+
+    _, card = loaded_model(spec.model, spec.weights_sha256)
+    return curve_table(_evaluation, card, fallback, static_cost)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def model_tables(spec: EvaluationSpec, policy: ExitPolicy, _evaluation: Evaluation) -> dict[str, pd.DataFrame]:
+    """What a threshold moves in the report of a model, by the names of the schemas."""
+    from core import model_tables as tables
+
+    _, card = loaded_model(spec.model, spec.weights_sha256)
+    layers, classifiers = stage_multiply_adds(spec.model, spec.weights_sha256)
+    calibration, reliability = tables.reliability_tables(_evaluation, policy)
+    return {
+        "model_exits": tables.model_exits_table(_evaluation, card, policy, layers, classifiers),
+        "calibration": calibration,
+        "reliability": reliability,
+        "overthinking": tables.overthinking_table(_evaluation, policy),
+        "confusion": tables.confusion_table(_evaluation, policy, card.num_classes),
+    }

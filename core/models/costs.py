@@ -83,3 +83,15 @@ def backbone_fractions(model: ExitModel, image_size: int) -> tuple[float, ...]:
     layers, classifiers = multiply_adds(model, image_size)
     total = sum(layers) + classifiers[-1]
     return tuple(sum(layers[: index + 1]) / total for index in range(len(layers) - 1))
+
+
+def static_fraction(layers: Sequence[int], classifiers: Sequence[int]) -> float:
+    """Cost of the network without its early exits, as a fraction of the network with them, in (0, 1].
+
+    These are the multiply-adds of the static twin.
+
+    Args:
+        layers: As ``multiply_adds`` returns them.
+        classifiers: As ``multiply_adds`` returns them.
+    """
+    return (sum(layers) + classifiers[-1]) / (sum(layers) + sum(classifiers))

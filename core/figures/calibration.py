@@ -1,0 +1,116 @@
+"""Whether confidence can be believed: one exit's reliability, and calibration error and AUROC of all exits."""
+
+from typing import NamedTuple
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from core.figures.theme import KIND_COLOURS, KIND_SYMBOLS, QUIET, THRESHOLD, bare_figure, exit_names, interval
+
+# Side by side, so that intervals do not cover each other.
+_OFFSET = 0.006
+
+
+class _Style(NamedTuple):
+    colour: str
+    symbol: str
+    offset: float
+
+
+def reliability_figure(reliability: pd.DataFrame, kind: str) -> go.Figure:
+    """Accuracy of the images of each confidence bin; on the diagonal, confidence says how often an exit is right.
+
+    Args:
+        reliability: Rows of one exit (schema ``RELIABILITY``); one series for each value of ``among``.
+        kind: ``static`` or ``early-exit``: the colour.
+    """
+    figure = bare_figure()
+    figure.add_trace(
+        go.Scatter(
+            x=[0, 1],
+            y=[0, 100],
+            mode="lines",
+            name="perfectly calibrated",
+            showlegend=True,
+            line={"color": THRESHOLD, "dash": "dot", "width": 1.5},
+            hoverinfo="skip",
+        )
+    )
+    for (among, rows), style in zip(reliability.groupby("among", sort=False), _styles(kind), strict=False):
+        accuracy, low, high = (100 * rows[column] for column in ("accuracy", "low", "high"))
+        figure.add_trace(
+            go.Scatter(
+                x=rows.mean_confidence + style.offset,
+                y=accuracy,
+                error_y=interval(accuracy, low, high),
+                mode="lines+markers",
+                name=f"{among}, n = {rows.num_images.sum():,}",
+                showlegend=True,
+                line={"color": style.colour, "width": 1.5},
+                marker={"symbol": style.symbol, "size": 9, "color": style.colour},
+                customdata=list(zip(rows.num_right, rows.num_images, low, high, strict=True)),
+                hovertemplate="confidence %{x:.2f}: %{y:.0f} % right (%{customdata[2]:.0f}–%{customdata[3]:.0f} %), "
+                "%{customdata[0]} of %{customdata[1]}<extra></extra>",
+            )
+        )
+    figure.update_xaxes(title="mean confidence of the bin", range=[0, 1.02], showgrid=False, zeroline=False)
+    figure.update_yaxes(title="accuracy", ticksuffix=" %", range=[-2, 104], zeroline=False)
+    return figure
+
+
+def calibration_figure(calibration: pd.DataFrame, kind: str) -> go.Figure:
+    """ECE beside AUROC over exits; a short bar shows the ECE that chance alone would give.
+
+    Args:
+        calibration: Schema ``CALIBRATION``.
+        kind: ``static`` or ``early-exit``: the colour.
+    """
+    names = exit_names(int(calibration.exit_index.max()) + 1)
+    figure = make_subplots(
+        1, 2, subplot_titles=["calibration error (ECE)", "AUROC: right against wrong"], horizontal_spacing=0.1
+    )
+    for (among, rows), style in zip(calibration.groupby("among", sort=False), _styles(kind), strict=False):
+        for column, (measure, hover) in enumerate((("ece", "ECE"), ("auroc", "AUROC")), start=1):
+            figure.add_trace(
+                go.Scatter(
+                    x=[names[index] for index in rows.exit_index],
+                    y=rows[measure],
+                    mode="lines+markers",
+                    name=str(among),
+                    showlegend=column == 1,
+                    line={"color": style.colour, "width": 1.5},
+                    marker={"symbol": style.symbol, "size": 9, "color": style.colour},
+                    customdata=rows.num_images,
+                    hovertemplate=f"%{{x}}, {among}: {hover} %{{y:.3f}}, n = %{{customdata}}<extra></extra>",
+                ),
+                row=1,
+                col=column,
+            )
+        figure.add_trace(
+            go.Scatter(
+                x=[names[index] for index in rows.exit_index],
+                y=rows.ece_floor,
+                mode="markers",
+                name=f"{among}: by chance alone",
+                showlegend=False,
+                marker={"symbol": "line-ew-open", "size": 14, "color": style.colour, "line": {"width": 2}},
+                hovertemplate=f"%{{x}}, {among}: a perfectly calibrated exit would show about %{{y:.3f}}"
+                "<extra></extra>",
+            ),
+            row=1,
+            col=1,
+        )
+    base = bare_figure()
+    figure.update_layout(base.layout)
+    figure.update_layout(legend={"y": 1.1}, margin={"t": 72})
+    figure.update_xaxes(tickfont={"color": QUIET}, categoryorder="array", categoryarray=names, showgrid=False)
+    figure.update_yaxes(tickfont={"color": QUIET}, zeroline=False)
+    figure.update_yaxes(rangemode="tozero", row=1, col=1)
+    figure.update_yaxes(range=[min(0.5, calibration.auroc.min()) - 0.02, 1.02], row=1, col=2)
+    return figure
+
+
+def _styles(kind: str) -> tuple[_Style, _Style]:
+    """How all images are drawn, and how those that reach the exit."""
+    return _Style(QUIET, KIND_SYMBOLS[kind], -_OFFSET), _Style(KIND_COLOURS[kind], "triangle-up", _OFFSET)
