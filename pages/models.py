@@ -26,7 +26,7 @@ with kind_errors():
         left, right = st.columns([2, 3])
         with left:
             model_trust.overthinking_panel(pair, tables["overthinking"], where)
-            wall_clock_panel(pair, setting)
         with right:
             model_trust.confusion_panel(pair, tables["confusion"], where)
+        wall_clock_panel(pair, setting)
     model_report.making_panel(setting.card)

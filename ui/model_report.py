@@ -142,7 +142,8 @@ def where_words(pair: Pair, setting: Setting) -> str:
     """Images, model and policy in words, for captions."""
     words = f"{pair.images}, n = {len(pair.own.evaluation.labels):,} · {glyph_label(pair.own.card)}"
     if pair.own.card.num_exits > 1:
-        words += f" · T = {setting.policy.threshold:.2f}, then {FALLBACKS[setting.policy.fallback]}"
+        words += f" · T = {setting.policy.threshold:.2f}"
+        words += "" if setting.policy.fallback == "final" else f", then {FALLBACKS[setting.policy.fallback]}"
     return f"{words} · 95 % Wilson intervals"
 
 

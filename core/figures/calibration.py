@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from core.figures.theme import KIND_COLOURS, KIND_SYMBOLS, QUIET, THRESHOLD, bare_figure, exit_names, interval
 
@@ -67,47 +66,47 @@ def calibration_figure(calibration: pd.DataFrame, kind: str) -> go.Figure:
         kind: ``static`` or ``early-exit``: the colour.
     """
     names = exit_names(int(calibration.exit_index.max()) + 1)
-    figure = make_subplots(
-        1, 2, subplot_titles=["calibration error (ECE)", "AUROC: right against wrong"], horizontal_spacing=0.1
-    )
+    figure = bare_figure()
+    traces: list[dict[str, object]] = []
     for (among, rows), style in zip(calibration.groupby("among", sort=False), _styles(kind), strict=False):
-        for column, (measure, hover) in enumerate((("ece", "ECE"), ("auroc", "AUROC")), start=1):
-            figure.add_trace(
-                go.Scatter(
-                    x=[names[index] for index in rows.exit_index],
-                    y=rows[measure],
-                    mode="lines+markers",
-                    name=str(among),
-                    showlegend=column == 1,
-                    line={"color": style.colour, "width": 1.5},
-                    marker={"symbol": style.symbol, "size": 9, "color": style.colour},
-                    customdata=rows.num_images,
-                    hovertemplate=f"%{{x}}, {among}: {hover} %{{y:.3f}}, n = %{{customdata}}<extra></extra>",
-                ),
-                row=1,
-                col=column,
+        across = {"x": [names[index] for index in rows.exit_index], "type": "scatter", "name": str(among)}
+        for measure, words, axes in (("ece", "ECE", {}), ("auroc", "AUROC", {"xaxis": "x2", "yaxis": "y2"})):
+            traces.append(
+                {
+                    **across,
+                    **axes,
+                    "y": rows[measure],
+                    "mode": "lines+markers",
+                    "showlegend": not axes,
+                    "line": {"color": style.colour, "width": 1.5},
+                    "marker": {"symbol": style.symbol, "size": 9, "color": style.colour},
+                    "customdata": rows.num_images,
+                    "hovertemplate": f"%{{x}}, {among}: {words} %{{y:.3f}}, n = %{{customdata}}<extra></extra>",
+                }
             )
-        figure.add_trace(
-            go.Scatter(
-                x=[names[index] for index in rows.exit_index],
-                y=rows.ece_floor,
-                mode="markers",
-                name=f"{among}: by chance alone",
-                showlegend=False,
-                marker={"symbol": "line-ew-open", "size": 14, "color": style.colour, "line": {"width": 2}},
-                hovertemplate=f"%{{x}}, {among}: a perfectly calibrated exit would show about %{{y:.3f}}"
-                "<extra></extra>",
-            ),
-            row=1,
-            col=1,
+        chance = f"%{{x}}, {among}: a perfectly calibrated exit would show about %{{y:.3f}}<extra></extra>"
+        bar = {"symbol": "line-ew-open", "size": 14, "color": style.colour, "line": {"width": 2}}
+        traces.append(
+            {
+                **across,
+                "y": rows.ece_floor,
+                "mode": "markers",
+                "showlegend": False,
+                "marker": bar,
+                "hovertemplate": chance,
+            }
         )
-    base = bare_figure()
-    figure.update_layout(base.layout)
-    figure.update_layout(legend={"y": 1.1}, margin={"t": 72})
-    figure.update_xaxes(tickfont={"color": QUIET}, categoryorder="array", categoryarray=names, showgrid=False)
-    figure.update_yaxes(tickfont={"color": QUIET}, zeroline=False)
-    figure.update_yaxes(rangemode="tozero", row=1, col=1)
-    figure.update_yaxes(range=[min(0.5, calibration.auroc.min()) - 0.02, 1.02], row=1, col=2)
+    figure.add_traces(traces)
+    category = {"categoryorder": "array", "categoryarray": names, "showgrid": False}
+    axis = {"tickfont": {"color": QUIET}, "title": {"font": {"color": QUIET}}, "zeroline": False}
+    # NaN where every answer of an exit is right.
+    lowest = min([0.5, *calibration.auroc.dropna()])
+    figure.update_layout(
+        xaxis={**category, "domain": [0, 0.46]},
+        yaxis={"rangemode": "tozero", "zeroline": False, "title": "calibration error (ECE)"},
+        xaxis2={**category, **axis, "domain": [0.56, 1], "anchor": "y2"},
+        yaxis2={**axis, "range": [lowest - 0.02, 1.02], "anchor": "x2", "title": {"text": "AUROC"}},
+    )
     return figure
 
 

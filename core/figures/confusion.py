@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -21,21 +22,22 @@ def confusion_figure(confusion: pd.DataFrame, class_names: Sequence[str]) -> go.
     """
     num_classes = len(class_names)
     grid = confusion.pivot(index="label", columns="predicted", values="share").to_numpy() * 100
-    counts = confusion.pivot(index="label", columns="predicted", values="num_answered").to_numpy()
-    totals = confusion.pivot(index="label", columns="predicted", values="num_images").to_numpy()
+    counts = [
+        confusion.pivot(index="label", columns="predicted", values=column).to_numpy()
+        for column in ("num_answered", "num_images")
+    ]
     is_numbered = num_classes <= MAX_NUMBERED
-    names = list(class_names)
+    names, outline = list(class_names), {"color": QUIET, "width": 2}
     figure = bare_figure(500)
     figure.add_trace(
         go.Heatmap(
             z=grid,
             x=names,
             y=names,
-            customdata=[
-                [f"{count} of {total}" for count, total in zip(row, all_of, strict=True)]
-                for row, all_of in zip(counts.tolist(), totals.tolist(), strict=True)
-            ],
-            text=[[f"{value:.0f}" if value == value else "" for value in row] for row in grid.tolist()],
+            customdata=np.stack(counts, axis=-1),
+            text=[[f"{value:.0f}" if value == value else "" for value in row] for row in grid.tolist()]
+            if is_numbered
+            else None,
             texttemplate="%{text}" if is_numbered else None,
             textfont={"size": 13},
             colorscale="Cividis",
@@ -44,12 +46,14 @@ def confusion_figure(confusion: pd.DataFrame, class_names: Sequence[str]) -> go.
             xgap=2 if is_numbered else 0,
             ygap=2 if is_numbered else 0,
             colorbar={"ticksuffix": " %", "tickvals": [0, 50, 100], "thickness": 12},
-            hovertemplate="%{y} answered as %{x}: %{z:.1f} % (%{customdata})<extra></extra>",
+            hovertemplate="%{y} answered as %{x}: %{z:.1f} % (%{customdata[0]} of %{customdata[1]})<extra></extra>",
         )
     )
-    for index in range(num_classes if is_numbered else 0):
-        ends = {"x0": index - 0.49, "x1": index + 0.49, "y0": index - 0.49, "y1": index + 0.49}
-        figure.add_shape(type="rect", **ends, line={"color": QUIET, "width": 2})
+    diagonal = [
+        {"type": "rect", "x0": at - 0.49, "x1": at + 0.49, "y0": at - 0.49, "y1": at + 0.49, "line": outline}
+        for at in range(num_classes if is_numbered else 0)
+    ]
+    figure.update_layout(shapes=diagonal)
     is_named = num_classes <= MAX_NAMED
     figure.update_xaxes(title="answered as", showticklabels=is_named, showgrid=False, constrain="domain")
     figure.update_yaxes(title="true class", showticklabels=is_named, showgrid=False, autorange="reversed")

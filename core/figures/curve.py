@@ -1,6 +1,7 @@
 """Accuracy against mean cost over all thresholds, beside the static twin."""
 
-from collections.abc import Hashable, Mapping
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,9 @@ import plotly.graph_objects as go
 from core.figures.theme import EARLY_EXIT, KIND_SYMBOLS, STATIC, bare_figure, interval
 from core.metrics import Rate
 
-# Offsets in pixels of the words at the points, so that neighbours on the curve do not collide.
-_PLACES = ((28, 34), (34, 62), (40, 90), (28, 118))
+# Points closer than this (percent of cost) have their words one line apart.
+_NEAR = 14
+_LINE = 26
 
 
 @dataclass(frozen=True)
@@ -67,26 +69,44 @@ def curve_figure(curve: pd.DataFrame, marked: Mapping[float, str], static: Stati
             hovertemplate="%{customdata}<extra></extra>",
         )
     )
-    for number, (threshold, row) in enumerate(zip(sorted(marked), points.to_dict("records"), strict=True)):
-        across, down = _PLACES[number % len(_PLACES)]
-        figure.add_annotation(
-            x=100 * row["cost"],
-            y=100 * row["accuracy"],
-            text=marked[threshold],
-            xanchor="left",
-            ax=across,
-            ay=down,
-            arrowwidth=1,
-            arrowhead=0,
-            arrowcolor=STATIC,
-            standoff=7,
-        )
+    figure.update_layout(annotations=_words(points, [marked[threshold] for threshold in sorted(marked)]))
     if static:
         _add_static(figure, static)
-    figure.update_xaxes(title="mean cost (multiply-adds, of the whole early-exit network)", range=[0, 104])
-    figure.update_xaxes(ticksuffix=" %", showgrid=False, zeroline=False)
+    figure.update_xaxes(
+        title="mean cost (multiply-adds, of the whole early-exit network)",
+        range=[0, 104],
+        ticksuffix=" %",
+        showgrid=False,
+        zeroline=False,
+    )
     figure.update_yaxes(title="accuracy", ticksuffix=" %", zeroline=False)
     return figure
+
+
+def _words(points: pd.DataFrame, texts: Sequence[str]) -> list[dict[str, object]]:
+    """Words below and to the right of each point, where the curve never runs."""
+    words: list[dict[str, object]] = []
+    level, right_of_it = 0, math.inf
+    for row, text in reversed(list(zip(points.to_dict("records"), texts, strict=True))):
+        cost = 100 * row["cost"]
+        level = level + 1 if right_of_it - cost < _NEAR else 0
+        right_of_it = cost
+        words.append(
+            {
+                "x": cost,
+                "y": 100 * row["accuracy"],
+                "text": text,
+                # Near the right edge there is room on the left only.
+                "xanchor": "left" if cost < 75 else "right",
+                "ax": 30 if cost < 75 else -30,
+                "ay": 36 + _LINE * level,
+                "arrowwidth": 1,
+                "arrowhead": 0,
+                "arrowcolor": STATIC,
+                "standoff": 7,
+            }
+        )
+    return words
 
 
 def _add_static(figure: go.Figure, static: StaticPoint) -> None:

@@ -38,18 +38,21 @@ def exit_names(num_exits: int) -> list[str]:
 
 def bare_figure(height: int = HEIGHT) -> go.Figure:
     """An empty figure with the margins, tick colours and legend place of all charts."""
-    figure = go.Figure()
-    figure.update_layout(
-        height=height,
-        margin={"l": 8, "r": 8, "t": 48, "b": 8},
-        font={"size": FONT_SIZE},
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
-        hoverlabel={"font": {"size": FONT_SIZE}},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
+    axis = {"tickfont": {"color": QUIET}, "title": {"font": {"color": QUIET}}, "automargin": True}
+    # In one go: each later update of a figure costs milliseconds, and a moved threshold redraws many.
+    figure = go.Figure(
+        layout={
+            "height": height,
+            "margin": {"l": 8, "r": 8, "t": 48, "b": 8},
+            "font": {"size": FONT_SIZE},
+            "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
+            "hoverlabel": {"font": {"size": FONT_SIZE}},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "xaxis": axis,
+            "yaxis": axis,
+        }
     )
-    figure.update_xaxes(tickfont={"color": QUIET}, title_font={"color": QUIET}, automargin=True)
-    figure.update_yaxes(tickfont={"color": QUIET}, title_font={"color": QUIET}, automargin=True)
     return figure
 
 
