@@ -27,6 +27,6 @@ with kind_errors():
         with left:
             model_trust.overthinking_panel(pair, tables["overthinking"], where)
         with right:
-            model_trust.confusion_panel(pair, tables["confusion"], where)
+            model_trust.confusion_panel(pair, setting, tables["confusion"], where)
         wall_clock_panel(pair, setting)
     model_report.making_panel(setting.card)

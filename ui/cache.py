@@ -22,7 +22,15 @@ from core.evaluation import Evaluation, EvaluationSpec, evaluate, exit_logits
 from core.exits import ExitPolicy, Fallback
 from core.experiment import Experiment, ExperimentSpec, run_experiment, twin_of
 from core.figures import saliency_figure
+from core.model_tables import (
+    confusion_table,
+    curve_table,
+    model_exits_table,
+    overthinking_table,
+    reliability_tables,
+)
 from core.models.classifiers import ExitNetwork
+from core.models.costs import multiply_adds
 from core.progress import Progress
 from core.tables import decisions_table, exits_table, steps_table
 from core.timing import Timing, TimingSpec, time_dynamic
@@ -98,9 +106,13 @@ def images_of(name: str) -> ImageSet:
 
 def estimated_seconds(spec: ExperimentSpec) -> float:
     """About how long an experiment takes here: by its multiply-adds, at the speed of those finished so far."""
-    finished = [(job.spec, job.result()) for job in job_board().finished()]
-    speeds = [_work(asked, len(done.image_set)) / max(done.seconds, 1e-3) for asked, done in finished]
+    speeds = [_work(done.spec, len(done.image_set)) / max(done.seconds, 1e-3) for done in _experiments()]
     return _work(spec, len(images_of(spec.images))) / (float(np.median(speeds)) if speeds else USUAL_SPEED)
+
+
+def _experiments() -> list[Experiment]:
+    """The experiments that are kept, the oldest first."""
+    return [job.result() for job in job_board().finished() if isinstance(job.spec, ExperimentSpec)]
 
 
 def _work(spec: ExperimentSpec, num_images: int) -> float:
@@ -115,9 +127,8 @@ def _work(spec: ExperimentSpec, num_images: int) -> float:
 def _made_already(spec: ExperimentSpec) -> dict[str, AttackResult]:
     """Attacks of earlier experiments that differ in sources and targets only."""
     made: dict[str, AttackResult] = {}
-    for job in job_board().finished():
-        if replace(job.spec, sources=spec.sources, targets=spec.targets) == spec:
-            experiment = job.result()
+    for experiment in _experiments():
+        if replace(experiment.spec, sources=spec.sources, targets=spec.targets) == spec:
             made |= {
                 name: result
                 for name, result in experiment.results.items()
@@ -204,12 +215,13 @@ def start_timing(spec: TimingSpec) -> Job[Timing]:
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def stage_multiply_adds(model_name: str, weights_sha256: str) -> tuple[list[int], list[int]]:
-    """Multiply-adds of a model's layers from exit to exit, and of its classifiers."""
-    from core.models.costs import multiply_adds
-
+def stage_multiply_adds(model_name: str, weights_sha256: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Multiply-adds of a model's layers from exit to exit, and of its classifiers; counted if the card lacks them."""
     model, card = loaded_model(model_name, weights_sha256)
-    return multiply_adds(model, card.image_size)
+    if card.layer_multiply_adds and card.classifier_multiply_adds:
+        return card.layer_multiply_adds, card.classifier_multiply_adds
+    layers, classifiers = multiply_adds(model, card.image_size)
+    return tuple(layers), tuple(classifiers)
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
@@ -226,8 +238,6 @@ def seconds_per_image(model_name: str, weights_sha256: str) -> float:
 @st.cache_data(max_entries=32, show_spinner=False)
 def curve(spec: EvaluationSpec, fallback: Fallback, static_cost: float, _evaluation: Evaluation) -> pd.DataFrame:
     """Accuracy and cost of an early-exit model over all thresholds."""
-    from core.model_tables import curve_table
-
     _, card = loaded_model(spec.model, spec.weights_sha256)
     return curve_table(_evaluation, card, fallback, static_cost)
 
@@ -235,15 +245,13 @@ def curve(spec: EvaluationSpec, fallback: Fallback, static_cost: float, _evaluat
 @st.cache_data(max_entries=64, show_spinner=False)
 def model_tables(spec: EvaluationSpec, policy: ExitPolicy, _evaluation: Evaluation) -> dict[str, pd.DataFrame]:
     """What a threshold moves in the report of a model, by the names of the schemas."""
-    from core import model_tables as tables
-
     _, card = loaded_model(spec.model, spec.weights_sha256)
     layers, classifiers = stage_multiply_adds(spec.model, spec.weights_sha256)
-    calibration, reliability = tables.reliability_tables(_evaluation, policy)
+    calibration, reliability = reliability_tables(_evaluation, policy)
     return {
-        "model_exits": tables.model_exits_table(_evaluation, card, policy, layers, classifiers),
+        "model_exits": model_exits_table(_evaluation, card, policy, layers, classifiers),
         "calibration": calibration,
         "reliability": reliability,
-        "overthinking": tables.overthinking_table(_evaluation, policy),
-        "confusion": tables.confusion_table(_evaluation, policy, card.num_classes),
+        "overthinking": overthinking_table(_evaluation, policy),
+        "confusion": confusion_table(_evaluation, policy, card.num_classes),
     }

@@ -7,8 +7,12 @@ import pandas as pd
 import streamlit as st
 
 from core.figures import calibration_figure, confusion_figure, reliability_figure
+from core.figures.confusion import MAX_NUMBERED
 from core.figures.theme import exit_names
 from core.metrics import rate
+from ui import cache
+from ui.controls import Setting
+from ui.linked import linked_images
 from ui.measuring import Pair
 from ui.panels import figure_panel, rate_words, table_panel
 
@@ -73,8 +77,8 @@ def overthinking_panel(pair: Pair, overthinking: pd.DataFrame, where: str) -> No
         table_panel(overthinking, key="overthinking")
 
 
-def confusion_panel(pair: Pair, confusion: pd.DataFrame, where: str) -> None:
-    """Which class is answered as which."""
+def confusion_panel(pair: Pair, setting: Setting, confusion: pd.DataFrame, where: str) -> None:
+    """Which class is answered as which, and the images behind a clicked cell."""
     st.subheader("Which class is taken for which")
     names = pair.own.card.class_names
     wrong = confusion[confusion.label != confusion.predicted]
@@ -83,13 +87,27 @@ def confusion_panel(pair: Pair, confusion: pd.DataFrame, where: str) -> None:
     if worst["num_answered"]:
         taken = f"{names[int(worst['label'])]} answered as {names[int(worst['predicted'])]}"
         most = f"Most often: {taken}, {worst['num_answered']:.0f} of {worst['num_images']:.0f}."
-    figure_panel(
+    can_click = len(names) <= MAX_NUMBERED
+    cells = figure_panel(
         confusion_figure(confusion, names),
         key="confusion",
         alt=f"Confusion matrix of {len(names)} classes. {most}",
-        caption=f"{where}. Percent of the images of each true class. {most}",
+        caption=f"{where}. Percent of the images of each true class. {most}"
+        + (" Click a cell to see its images." if can_click else ""),
         table=confusion,
+        selectable=can_click,
     )
+    for row, column in cells[:1]:
+        _images_of_cell(pair, setting, int(row), int(column))
+
+
+def _images_of_cell(pair: Pair, setting: Setting, label: int, answer: int) -> None:
+    evaluation, names = pair.own.evaluation, pair.own.card.class_names
+    answers = evaluation.decide(setting.policy).prediction
+    whole = cache.image_set(setting.set_name)
+    hits = ((evaluation.labels == label) & (answers == answer)).nonzero()[:, 0]
+    title = f"{names[label]} answered as {names[answer]}"
+    linked_images(whole.indices[hits].tolist(), whole, title=title, key="confusion")
 
 
 def _in_words(row: Mapping[Hashable, Any]) -> str:

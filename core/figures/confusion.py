@@ -6,55 +6,68 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.figures.theme import QUIET, bare_figure
+from core.figures.matrix import matrix_figure
+from core.figures.theme import bare_figure
 
 MAX_NUMBERED = 12
 MAX_NAMED = 30
+HEIGHT = 500
 
 
 def confusion_figure(confusion: pd.DataFrame, class_names: Sequence[str]) -> go.Figure:
-    """True class by answer, in percent of the true class, the diagonal outlined.
+    """True class by answer, in percent of the true class.
 
     Args:
         confusion: Schema ``CONFUSION``.
-        class_names: Written at the axes where there are at most ``MAX_NAMED``; numbers stand in the cells where
-            there are at most ``MAX_NUMBERED``.
+        class_names: Up to ``MAX_NUMBERED`` classes make a matrix with numbers whose cells answer clicks; more make
+            a plain one, with names at the axes up to ``MAX_NAMED``.
     """
-    num_classes = len(class_names)
-    grid = confusion.pivot(index="label", columns="predicted", values="share").to_numpy() * 100
-    counts = [
+    names = list(class_names)
+    shares, counts, totals = (
         confusion.pivot(index="label", columns="predicted", values=column).to_numpy()
-        for column in ("num_answered", "num_images")
+        for column in ("share", "num_answered", "num_images")
+    )
+    if len(names) <= MAX_NUMBERED:
+        figure = _numbered(shares, counts, totals, names)
+    else:
+        figure = _plain(shares, counts, totals, names)
+    figure.update_layout(height=HEIGHT)
+    return figure
+
+
+def _numbered(shares: np.ndarray, counts: np.ndarray, totals: np.ndarray, names: list[str]) -> go.Figure:
+    cells = range(len(names))
+    hovers = [
+        [
+            f"{names[row]} answered as {names[column]}: {counts[row, column]} of {totals[row, column]}"
+            for column in cells
+        ]
+        for row in cells
     ]
-    is_numbered = num_classes <= MAX_NUMBERED
-    names, outline = list(class_names), {"color": QUIET, "width": 2}
-    figure = bare_figure(500)
+    texts = [[f"{100 * share:.0f}" if share == share else "" for share in row] for row in shares.tolist()]
+    figure = matrix_figure(
+        shares.tolist(), texts, hovers, names, names, row_title="true class", column_title="answered as"
+    )
+    figure.update_xaxes(tickangle=-45)
+    return figure
+
+
+def _plain(shares: np.ndarray, counts: np.ndarray, totals: np.ndarray, names: list[str]) -> go.Figure:
+    figure = bare_figure()
     figure.add_trace(
         go.Heatmap(
-            z=grid,
+            z=100 * shares,
             x=names,
             y=names,
-            customdata=np.stack(counts, axis=-1),
-            text=[[f"{value:.0f}" if value == value else "" for value in row] for row in grid.tolist()]
-            if is_numbered
-            else None,
-            texttemplate="%{text}" if is_numbered else None,
-            textfont={"size": 13},
+            customdata=np.stack([counts, totals], axis=-1),
             colorscale="Cividis",
             zmin=0,
             zmax=100,
-            xgap=2 if is_numbered else 0,
-            ygap=2 if is_numbered else 0,
             colorbar={"ticksuffix": " %", "tickvals": [0, 50, 100], "thickness": 12},
-            hovertemplate="%{y} answered as %{x}: %{z:.1f} % (%{customdata[0]} of %{customdata[1]})<extra></extra>",
+            hovertemplate="%{y} answered as %{x}: %{customdata[0]} of %{customdata[1]}<extra></extra>",
         )
     )
-    diagonal = [
-        {"type": "rect", "x0": at - 0.49, "x1": at + 0.49, "y0": at - 0.49, "y1": at + 0.49, "line": outline}
-        for at in range(num_classes if is_numbered else 0)
-    ]
-    figure.update_layout(shapes=diagonal)
-    is_named = num_classes <= MAX_NAMED
+    is_named = len(names) <= MAX_NAMED
     figure.update_xaxes(title="answered as", showticklabels=is_named, showgrid=False, constrain="domain")
     figure.update_yaxes(title="true class", showticklabels=is_named, showgrid=False, autorange="reversed")
     return figure

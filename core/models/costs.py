@@ -5,7 +5,6 @@ from itertools import accumulate
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from core.models.classifiers import check_subset
 from core.models.protocol import ExitModel
@@ -22,6 +21,9 @@ def multiply_adds(model: ExitModel, image_size: int) -> tuple[list[int], list[in
         For each of the K exits the multiply-adds of the layers since the exit before it, and those of its
         own classifier.
     """
+    # Imported here: its imports take a second, which a card with counts spares.
+    from torch.utils.flop_counter import FlopCounterMode
+
     layers, classifiers = [], []
     # torch's counter counts two operations per multiply-add.
     with torch.no_grad():
