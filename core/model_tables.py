@@ -163,7 +163,7 @@ def operating_points_table(card: ModelCard, curve: pd.DataFrame) -> pd.DataFrame
     """The card's operating points, and where they lie on a curve measured elsewhere: schema ``POINTS``.
 
     Args:
-        card: Of an early-exit model.
+        card: Of an early-exit model; it names at least one point.
         curve: Schema ``CURVE``, of the same model.
     """
     rows = []

@@ -1,7 +1,6 @@
 """Every cache of the dashboard. Keys are strings and frozen specs, never arrays, frames or modules."""
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -105,9 +104,21 @@ def images_of(name: str) -> ImageSet:
 
 
 def estimated_seconds(spec: ExperimentSpec) -> float:
-    """About how long an experiment takes here: by its multiply-adds, at the speed of those finished so far."""
+    """About how long an experiment takes here: by its multiply-adds, at the speed of the work finished so far."""
+    return _work(spec, len(images_of(spec.images))) / _speed()
+
+
+def evaluation_seconds(spec: EvaluationSpec) -> float:
+    """About how long an evaluation takes here, in the same way."""
+    return _evaluation_work(spec) / _speed()
+
+
+def _speed() -> float:
+    """Multiply-adds a second: the median over the work finished so far."""
     speeds = [_work(done.spec, len(done.image_set)) / max(done.seconds, 1e-3) for done in _experiments()]
-    return _work(spec, len(images_of(spec.images))) / (float(np.median(speeds)) if speeds else USUAL_SPEED)
+    evaluations = [job.result() for job in job_board().finished() if isinstance(job.spec, EvaluationSpec)]
+    speeds += [_evaluation_work(done.spec) / max(done.seconds, 1e-3) for done in evaluations]
+    return float(np.median(speeds)) if speeds else USUAL_SPEED
 
 
 def _experiments() -> list[Experiment]:
@@ -122,6 +133,10 @@ def _work(spec: ExperimentSpec, num_images: int) -> float:
         for card in map(checkpoints.load_card, spec.sources)
     )
     return float(num_images * per_image * (3 * spec.attack.num_steps + 2))
+
+
+def _evaluation_work(spec: EvaluationSpec) -> float:
+    return float(spec.num_images * sum(map(sum, stage_multiply_adds(spec.model, spec.weights_sha256))))
 
 
 def _made_already(spec: ExperimentSpec) -> dict[str, AttackResult]:
@@ -222,17 +237,6 @@ def stage_multiply_adds(model_name: str, weights_sha256: str) -> tuple[tuple[int
         return card.layer_multiply_adds, card.classifier_multiply_adds
     layers, classifiers = multiply_adds(model, card.image_size)
     return tuple(layers), tuple(classifiers)
-
-
-@st.cache_data(max_entries=32, show_spinner=False)
-def seconds_per_image(model_name: str, weights_sha256: str) -> float:
-    """About the time that an evaluation takes per image, from one small batch."""
-    model, card = loaded_model(model_name, weights_sha256)
-    images = torch.zeros(32, 3, card.image_size, card.image_size)
-    started = time.perf_counter()
-    with torch.no_grad():
-        model(images)
-    return (time.perf_counter() - started) / len(images)
 
 
 @st.cache_data(max_entries=32, show_spinner=False)

@@ -70,7 +70,7 @@ def measured_pair(setting: Setting) -> Pair | None:
     if cancelled:
         st.info("Cancelled: nothing of that measurement was kept.")
     if cancelled or (num_images > AT_ONCE and None in jobs):
-        seconds = sum(num_images * cache.seconds_per_image(card.name, card.weights_sha256) for card in cards)
+        seconds = sum(map(cache.evaluation_seconds, specs))
         if not st.button(f"Measure {num_images:,} images (about {seconds:.0f} s)", type="primary"):
             return None
         jobs = [cache.start_evaluation(spec) for spec in specs]
