@@ -16,7 +16,7 @@ MODEL = toy_model(num_exits=3, dtype=torch.float32)
 
 
 @pytest.fixture
-def card() -> ModelCard:
+def card(toy_registry: None) -> ModelCard:
     point = OperatingPoint("loses_5_percent", 0.42, 0.75, 0.4, (0.5, 0.25, 0.25), 8)
     return toy_card(
         MODEL,

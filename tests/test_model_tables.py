@@ -90,10 +90,16 @@ def test_exits_are_counted_on_all_images_and_on_those_that_leave_there(card: Mod
 def test_the_curve_runs_from_the_first_exit_to_the_final_one(curve: pd.DataFrame) -> None:
     # Mutant: threshold 1 taken for the end: image 3 is wrong at exit 1 with a confidence of 1, so it still leaves.
     first, sure, last = curve.iloc[0], curve.iloc[100], curve.iloc[-1]
-    assert (first.threshold, first.num_right, first.cost, first.relative_cost) == (0, 3, 0.2, pytest.approx(0.25))
+    assert (first.threshold, first.num_right, first.cost, first.relative_cost) == (
+        0,
+        3,
+        pytest.approx(0.2),
+        pytest.approx(0.25),
+    )
     assert (sure.threshold, sure.num_right, sure.cost) == (1, 4, pytest.approx((5 * 1 + 0.2) / 6))
     assert (last.threshold, last.num_right, last.cost, last.relative_cost) == (math.inf, 5, 1, pytest.approx(1.25))
-    assert len(curve) == 102 and curve.threshold.is_monotonic_increasing and curve.cost.is_monotonic_increasing
+    assert len(curve) == 102 and curve.threshold.is_monotonic_increasing
+    assert curve.cost.diff()[1:].min() > -1e-12
 
 
 def test_the_curve_takes_the_fallback_that_is_in_force(card: ModelCard) -> None:
