@@ -15,7 +15,7 @@ NOTHING, NO_TRUTH = torch.tensor([]), torch.tensor([], dtype=torch.bool)
 
 
 def drawn(num_images: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Confidences in steps, so that some are equal and none lies on an edge of a bin, and answers that are right a little too often."""
+    """Confidences in steps, some equal and none on an edge of a bin; answers that are right a little too often."""
     generator = torch.Generator().manual_seed(seed)
     confidence = ((torch.rand(num_images, generator=generator) * 60).floor() + 0.3) / 61
     return confidence, torch.rand(num_images, generator=generator) < confidence**0.7
