@@ -95,7 +95,7 @@ def test_opened_cold_it_measures_the_samples_beside_the_twin(zoo: Zoo) -> None:
     assert shown["Of the static cost"] == f"{100 * relative:.0f} %"
     assert shown["■ Toy static"] == by_hand(STATIC, ExitPolicy())[0]
     assert len(test.get("plotly_chart")) == 5
-    for part in ("n = 20", "95 % Wilson", "wasteful", "destructive", "sha256", "AUROC", "too few images"):
+    for part in ("n = 20", "95 % Wilson", "wasteful", "destructive", "sha256", "AUROC", "a smaller error says nothing"):
         assert part in words(test), part
 
 

@@ -29,7 +29,7 @@ def calibration_panel(pair: Pair, calibration: pd.DataFrame, reliability: pd.Dat
         calibration, reliability = (table[table.among == table.among[0]] for table in (calibration, reliability))
     if st.session_state.get("reliability_exit") not in names:
         st.session_state.pop("reliability_exit", None)
-    left, right = st.columns([2, 3])
+    left, right = st.columns(2)
     with left:
         chosen = names[0]
         if len(names) > 1:
@@ -41,7 +41,7 @@ def calibration_panel(pair: Pair, calibration: pd.DataFrame, reliability: pd.Dat
             reliability_figure(rows, kind),
             key="reliability",
             alt=f"Accuracy by confidence at {chosen}. {words}.",
-            caption=f"{chosen} · {where}. {words}.",
+            caption=f"{chosen} · {where}. Dotted: perfectly calibrated. {words}.",
             table=rows,
         )
     with right:
@@ -121,7 +121,4 @@ def _floor_words(calibration: pd.DataFrame) -> str:
     whole = calibration[calibration.among == calibration.among.iloc[0]]
     if (whole.ece_floor < 0.02).all():
         return ""
-    return (
-        f"With n = {whole.num_images.max():,} they reach up to {whole.ece_floor.max():.2f}: too few images to tell a "
-        "well calibrated exit from a poor one."
-    )
+    return f"With n = {whole.num_images.max():,} it reaches {whole.ece_floor.max():.2f}: a smaller error says nothing."

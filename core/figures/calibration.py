@@ -31,7 +31,7 @@ def reliability_figure(reliability: pd.DataFrame, kind: str) -> go.Figure:
             y=[0, 100],
             mode="lines",
             name="perfectly calibrated",
-            showlegend=True,
+            showlegend=False,
             line={"color": THRESHOLD, "dash": "dot", "width": 1.5},
             hoverinfo="skip",
         )
