@@ -35,7 +35,21 @@ def card(toy_registry: None) -> ModelCard:
 def test_the_shipped_file_equals_the_cards() -> None:
     # Mutant: a card changed without `python -m core models --markdown > checkpoints/README.md`.
     cards = [load_card(name) for name in list_models(ROOT / "checkpoints")]
-    assert (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8") == cards_markdown(cards)
+    shipped = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
+    assert shipped == cards_markdown(cards), "run: python -m core models --markdown > checkpoints/README.md"
+
+
+@pytest.mark.parametrize("name", list_models(ROOT / "checkpoints"))
+def test_every_shipped_card_says_how_its_model_was_made(name: str) -> None:
+    # Mutant: a card written by hand, without machine, versions, counts or operating points.
+    card = load_card(name, ROOT / "checkpoints")
+    assert card.recipe["name"] == name and card.recipe["seed"] == card.seed and card.training_seconds > 60
+    assert {"python", "torch", "numpy"} <= card.versions.keys()
+    assert {"architecture", "instructions", "cores", "threads", "omp_wait_policy"} <= card.machine.keys()
+    counts = (card.test, card.validation_accuracy, card.layer_multiply_adds, card.classifier_multiply_adds)
+    assert {len(each) for each in counts} == {card.num_exits}
+    names = [point.name for point in card.operating_points]
+    assert names == ([] if card.kind == "static" else list(POINT_NAMES))
 
 
 def test_how_it_was_made_says_everything_that_the_card_knows(card: ModelCard) -> None:
