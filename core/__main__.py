@@ -20,11 +20,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 
 
 @app.command()
-def models(as_json: AsJson = False) -> None:
+def models(
+    as_json: AsJson = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the cards as checkpoints/README.md holds them.")
+    ] = False,
+) -> None:
     """The models that are ready, with test accuracy and cost at every exit."""
+    from core.card_text import cards_markdown
     from core.checkpoints import list_models, load_card
 
     cards = [load_card(name) for name in list_models()]
+    if as_markdown:
+        print(cards_markdown(cards), end="")
+        return
     if as_json:
         rows = [
             {

@@ -104,6 +104,19 @@ def decide_from_confidences(confidence: Tensor, predicted: Tensor, policy: ExitP
     return ExitDecisions(answered, computed, predicted[rows, answered], confidence[rows, answered])
 
 
+def never_leaving(confidence: Tensor, predicted: Tensor) -> ExitDecisions:
+    """Decisions without early exits: everything is computed and the final exit answers.
+
+    This is the end of the curve over thresholds: no threshold in [0, 1] gives it, as a confidence can be 1.
+
+    Args:
+        confidence: (N, K) confidence of every exit.
+        predicted: (N, K) class predicted by every exit.
+    """
+    last = torch.full(confidence.shape[:1], confidence.shape[1] - 1, device=confidence.device)
+    return ExitDecisions(last, last, predicted[:, -1], confidence[:, -1])
+
+
 @torch.no_grad()
 def run_dynamic(model: ExitModel, images: Tensor, policy: ExitPolicy) -> ExitDecisions:
     """Decides as deployed: each stage is computed only for the images that are still undecided.

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from core.exits import ExitPolicy, confidences, decide_from_confidences
+from core.exits import ExitDecisions, ExitPolicy, Fallback, confidences, decide_from_confidences
 
 NORMAL_QUANTILE = NormalDist().inv_cdf(0.975)
 THRESHOLDS = tuple(step / 100 for step in range(101))
@@ -89,6 +89,25 @@ def exit_shares(computed_exit: Tensor, num_exits: int) -> list[float]:
     return (counts.double() / max(len(computed_exit), 1)).tolist()
 
 
+def overthinking(predicted: Tensor, labels: Tensor, decisions: ExitDecisions) -> tuple[Tensor, Tensor]:
+    """Which images a network went on computing although it had the right answer already.
+
+    Args:
+        predicted: (N, K) class predicted by every exit.
+        labels: (N,).
+        decisions: Where the images leave.
+
+    Returns:
+        Two (N,) of truths: wasteful, where an exit before the last one computed was right; and destructive,
+        those of them whose answer is wrong.
+
+    Source: Kaya et al., Shallow-Deep Networks, ICML 2019, section 5, there for images that never leave early.
+    """
+    earlier = torch.arange(predicted.shape[1]) < decisions.computed_exit[:, None]
+    wasteful = ((predicted == labels[:, None]) & earlier).any(dim=1)
+    return wasteful, wasteful & (decisions.prediction != labels)
+
+
 @dataclass(frozen=True)
 class OperatingPoint:
     """A threshold chosen on validation, and what it does there.
@@ -118,10 +137,24 @@ def operating_curve(logits: Tensor, labels: Tensor, exit_costs: Sequence[float])
         labels: (N,).
         exit_costs: Cost fraction of each exit, K of them.
     """
-    confidence, predicted = confidences(logits), logits.argmax(dim=-1)
+    return curve_from_confidences(confidences(logits), logits.argmax(dim=-1), labels, exit_costs)
+
+
+def curve_from_confidences(
+    confidence: Tensor, predicted: Tensor, labels: Tensor, exit_costs: Sequence[float], fallback: Fallback = "final"
+) -> list[OperatingPoint]:
+    """As ``operating_curve``, from what is kept of the logits, and under either fallback.
+
+    Args:
+        confidence: (N, K) confidence of every exit.
+        predicted: (N, K) class predicted by every exit.
+        labels: (N,).
+        exit_costs: Cost fraction of each exit, K of them.
+        fallback: What answers when no exit is sure.
+    """
     points = []
     for threshold in THRESHOLDS:
-        decisions = decide_from_confidences(confidence, predicted, ExitPolicy(threshold))
+        decisions = decide_from_confidences(confidence, predicted, ExitPolicy(threshold, fallback))
         points.append(
             OperatingPoint(
                 f"threshold_{threshold:.2f}",

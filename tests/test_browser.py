@@ -166,11 +166,31 @@ def test_home_shows_a_live_result_within_its_time(browser: Browser, server: str)
     assert problems == []
 
 
-@pytest.mark.parametrize("path", ["", "attack_lab"])
-def test_nothing_runs_off_sideways_on_a_phone(browser: Browser, server: str, path: str) -> None:
+def test_engineer_weighs_accuracy_against_cost(browser: Browser, server: str) -> None:
+    """Models opened cold by direct link; threshold; wall-clock."""
+    # Mutants: numbers that ignore the threshold; a chart that is never drawn; a timing that never ends.
+    page, problems = visit(browser, f"{server}/models")
+    assert metric(page, "Mean cost")
+    expect(page.get_by_text("How it was made")).to_be_visible()
+    idle(page)
+    assert page.locator(".js-plotly-plot").count() == 5
+    slider = page.get_by_role("slider", name="Threshold")
+    slider.focus()
+    slider.press("Home")  # threshold 0: every image leaves at the first exit
+    expect(page.get_by_text(re.compile(r"is right on .* at T = 0.00")).first).to_be_visible()
+    idle(page)
+    assert metric(page, "Mean cost") == "15 %"
+    page.get_by_role("button", name="Measure at T = 0.00").click()
+    expect(page.get_by_text(re.compile(r"over 5 repeats")).first).to_be_visible()
+    assert re.fullmatch(r"\d+ %", metric(page, "Time, one by one"))
+    assert problems == []
+
+
+@pytest.mark.parametrize(("path", "number"), [("", "Fooled"), ("attack_lab", "Fooled"), ("models", "Right")])
+def test_nothing_runs_off_sideways_on_a_phone(browser: Browser, server: str, path: str, number: str) -> None:
     # Mutant: one fixed-width element wider than 420 pixels.
     page, _ = visit(browser, f"{server}/{path}", width=420)
-    metric(page, "Fooled")
+    metric(page, number)
     idle(page)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
 

@@ -18,7 +18,8 @@ from toys import TOY_CLASSES, answered_image_set, toy_card, toy_model, write_hub
 from core.__main__ import main
 from core.attacks.run import apply_perturbations
 from core.attacks.spec import LinfAttack, fgsm, mi_fgsm, pgd
-from core.checkpoints import CARD_FILE, FOLDER_VARIABLE, load_model, pack_weights, save_model
+from core.card_text import cards_markdown
+from core.checkpoints import CARD_FILE, FOLDER_VARIABLE, load_card, load_model, pack_weights, save_model
 from core.data import DATA_ROOT_VARIABLE, open_image_set
 from core.errors import Cancelled
 from core.exits import ExitPolicy, decide
@@ -103,6 +104,12 @@ def test_models_in_words_names_accuracy_with_n_and_cost(command: Command) -> Non
     # Mutant: n left out, or fractions printed as percent.
     words = command("models").out
     assert f"{EARLY}: 3 exits" in words and "75.0 %  (n = 12, toy:test)" in words and "100.0 %" in words
+
+
+def test_models_markdown_is_the_text_of_the_cards(command: Command) -> None:
+    # Mutant: the list in words under another option, or a line more than the file.
+    cards = [load_card(name) for name in (EARLY, STATIC)]
+    assert command("models", "--markdown").out == cards_markdown(cards)
 
 
 def test_data_lists_what_can_be_opened_and_why_others_cannot(command: Command) -> None:

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from torch import Tensor
 
-from core.exits import ExitPolicy, decide
+from core.exits import ExitPolicy, decide, never_leaving
 from core.metrics import (
     THRESHOLDS,
     exit_shares,
     exit_shift,
     operating_curve,
     operating_points,
+    overthinking,
     rate,
     rate_of,
     shift_counts,
@@ -185,3 +186,38 @@ def test_wilson_interval_equals_scipys(num_images: int) -> None:
         expected = binomtest(num_hits, num_images).proportion_ci(0.95, "wilson")
         share = rate(num_hits, num_images)
         assert (share.low, share.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_overthinking_is_wasteful_where_an_earlier_exit_was_right_and_destructive_where_the_answer_is_wrong():
+    """Mutant: the exit taken counted as an earlier one (image 3), or exits after it counted too (image 4)."""
+    sure, unsure = 0.95, 0.5
+    images = [
+        [(0, sure), (0, sure), (0, sure)],  # right and gone at once
+        [(0, unsure), (1, unsure), (0, sure)],  # right early, right at the end
+        [(0, unsure), (1, unsure), (1, sure)],  # right early, wrong at the end
+        [(1, unsure), (0, sure), (0, sure)],  # right only where it left
+        [(1, sure), (0, sure), (0, sure)],  # wrong where it left, right later
+        [(0, unsure), (1, sure), (0, sure)],  # right early, wrong where it left, though right at the end
+    ]
+    logits, labels = logits_of(images), torch.zeros(6, dtype=torch.long)
+    decisions = decide(logits, ExitPolicy(0.9))
+    wasteful, destructive = overthinking(logits.argmax(-1), labels, decisions)
+    assert wasteful.tolist() == [False, True, True, False, False, True]
+    assert destructive.tolist() == [False, False, True, False, False, True]
+
+
+def test_overthinking_goes_by_the_exits_computed_not_by_the_one_that_answered():
+    """Mutant: ``answered_exit``: under most_confident the first exit may answer after all were computed."""
+    logits = logits_of([[(0, 0.8), (1, 0.5)]])
+    decisions = decide(logits, ExitPolicy(0.9, "most_confident"))
+    assert (decisions.answered_exit.item(), decisions.computed_exit.item()) == (0, 1)
+    wasteful, destructive = overthinking(logits.argmax(-1), torch.tensor([0]), decisions)
+    assert (wasteful.item(), destructive.item()) == (True, False)
+
+
+def test_an_image_that_never_leaves_early_is_answered_by_the_final_exit_whatever_its_confidence():
+    """Mutant: threshold 1 in its place, at which a confidence of 1 still leaves."""
+    confidence, predicted = torch.tensor([[1.0, 0.4]]), torch.tensor([[2, 3]])
+    decisions = never_leaving(confidence, predicted)
+    assert (decisions.computed_exit.item(), decisions.answered_exit.item()) == (1, 1)
+    assert (decisions.prediction.item(), decisions.confidence.item()) == (3, pytest.approx(0.4))

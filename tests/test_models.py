@@ -11,7 +11,7 @@ from core.datasets import DATASETS
 from core.errors import ExitLensError
 from core.models import ARCHITECTURES, build_model
 from core.models.classifiers import ExitClassifier
-from core.models.costs import backbone_fractions, exit_costs, multiply_adds, subset_costs
+from core.models.costs import backbone_fractions, exit_costs, multiply_adds, static_fraction, subset_costs
 
 ALL_ARCHITECTURES = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
@@ -114,6 +114,15 @@ def test_cost_of_a_placement_counts_its_own_classifiers_only() -> None:
     assert subset_costs(layers, classifiers, (0, 2, 3)) == pytest.approx((11 / 108, 64 / 108, 1))
     assert subset_costs(layers, classifiers, range(4)) == pytest.approx((11 / 110, 33 / 110, 66 / 110, 1))
     assert subset_costs(layers, classifiers, (3,)) == (1.0,)
+
+
+@pytest.mark.parametrize("num_exits", [1, 2, 4])
+def test_static_fraction_is_the_twin_counted_by_itself(num_exits: int) -> None:
+    # Mutant: early classifiers counted as the twin's, or the final one left out.
+    early, static = toy_model(num_exits=num_exits), toy_model(num_exits=1)
+    layers, classifiers = multiply_adds(early, 8)
+    alone = sum(map(sum, multiply_adds(static, 8)))
+    assert static_fraction(layers, classifiers) == pytest.approx(alone / (sum(layers) + sum(classifiers)))
 
 
 def test_placement_is_a_choice_of_columns_with_shared_weights_and_counted_costs() -> None:

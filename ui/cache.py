@@ -17,11 +17,21 @@ from core.attribution import saliency_maps
 from core.checkpoints import LoadedModel, ModelCard
 from core.data import ImageSet, ImageSetStatus
 from core.errors import ExitLensError
-from core.evaluation import exit_logits
-from core.exits import ExitPolicy
+from core.evaluation import Evaluation, EvaluationSpec, evaluate, exit_logits
+from core.exits import ExitPolicy, Fallback
 from core.experiment import Experiment, ExperimentSpec, run_experiment, twin_of
 from core.figures import saliency_figure
+from core.model_tables import (
+    confusion_table,
+    curve_table,
+    model_exits_table,
+    overthinking_table,
+    reliability_tables,
+)
+from core.models.costs import multiply_adds
+from core.progress import Progress
 from core.tables import decisions_table, exits_table, steps_table
+from core.timing import Timing, TimingSpec, time_dynamic
 from ui.jobs import Job, JobBoard
 
 POOL_SIZE = 256
@@ -85,7 +95,7 @@ def pair_names(card: ModelCard) -> tuple[str, ...]:
     return (card.name, twin.name) if twin else (card.name,)
 
 
-def start_experiment(spec: ExperimentSpec) -> Job:
+def start_experiment(spec: ExperimentSpec) -> Job[Experiment]:
     """Starts an experiment in the background, or finds the one already made or under way."""
     # Cached values are fetched here: workers call nothing of Streamlit.
     models = {name: loaded_model(name, checkpoints.load_card(name).weights_sha256) for name in spec.targets}
@@ -109,10 +119,26 @@ def images_of(name: str) -> ImageSet:
 
 
 def estimated_seconds(spec: ExperimentSpec) -> float:
-    """About how long an experiment takes here: by its multiply-adds, at the speed of those finished so far."""
-    finished = [(job.spec, job.result()) for job in job_board().finished()]
-    speeds = [_work(asked, len(done.image_set)) / max(done.seconds, 1e-3) for asked, done in finished]
-    return _work(spec, len(images_of(spec.images))) / (float(np.median(speeds)) if speeds else USUAL_SPEED)
+    """About how long an experiment takes here: by its multiply-adds, at the speed of the work finished so far."""
+    return _work(spec, len(images_of(spec.images))) / _speed()
+
+
+def evaluation_seconds(spec: EvaluationSpec) -> float:
+    """About how long an evaluation takes here, in the same way."""
+    return _evaluation_work(spec) / _speed()
+
+
+def _speed() -> float:
+    """Multiply-adds a second: the median over the work finished so far."""
+    speeds = [_work(done.spec, len(done.image_set)) / max(done.seconds, 1e-3) for done in _experiments()]
+    evaluations = [job.result() for job in job_board().finished() if isinstance(job.spec, EvaluationSpec)]
+    speeds += [_evaluation_work(done.spec) / max(done.seconds, 1e-3) for done in evaluations]
+    return float(np.median(speeds)) if speeds else USUAL_SPEED
+
+
+def _experiments() -> list[Experiment]:
+    """The experiments that are kept, the oldest first."""
+    return [job.result() for job in job_board().finished() if isinstance(job.spec, ExperimentSpec)]
 
 
 def _work(spec: ExperimentSpec, num_images: int) -> float:
@@ -124,12 +150,19 @@ def _work(spec: ExperimentSpec, num_images: int) -> float:
     return float(num_images * per_image * (3 * spec.attack.num_steps + 2))
 
 
+def _evaluation_work(spec: EvaluationSpec) -> float:
+    return float(spec.num_images * sum(map(sum, stage_multiply_adds(spec.model, spec.weights_sha256))))
+
+
+def _experiment_jobs() -> list[Job[Experiment]]:
+    return [job for job in job_board().finished() if isinstance(job.spec, ExperimentSpec)]
+
+
 def _made_already(spec: ExperimentSpec) -> dict[str, AttackResult]:
     """Attacks of earlier experiments that differ in sources and targets only."""
     made: dict[str, AttackResult] = {}
-    for job in job_board().finished():
-        if replace(job.spec, sources=spec.sources, targets=spec.targets) == spec:
-            experiment = job.result()
+    for experiment in _experiments():
+        if replace(experiment.spec, sources=spec.sources, targets=spec.targets) == spec:
             made |= {
                 name: result
                 for name, result in experiment.results.items()
@@ -190,3 +223,58 @@ def saliency_chart(spec: ExperimentSpec, source: str, row: int, _experiment: Exp
     logits = torch.stack([result.clean_logits[row], result.adversarial_logits[row]])
     maps = saliency_maps(model, images, logits.argmax(dim=-1)).numpy()
     return saliency_figure(maps[0], maps[1])
+
+
+def start_evaluation(spec: EvaluationSpec) -> Job[Evaluation]:
+    """Starts showing images to a model in the background, or finds that already done or under way."""
+    model, _ = loaded_model(spec.model, spec.weights_sha256)
+    images = image_set(spec.image_set)
+
+    def work(on_progress: Callable[[Progress], None], cancel: threading.Event) -> Evaluation:
+        return evaluate(spec, model, images, on_progress=on_progress, cancel=cancel)
+
+    return job_board().start(spec, work)
+
+
+def start_timing(spec: TimingSpec) -> Job[Timing]:
+    """Starts timing an early-exit model against its twin in the background."""
+    model, _ = loaded_model(spec.model, spec.weights_sha256)
+    twin = loaded_model(spec.twin, spec.twin_sha256)[0] if spec.twin else None
+    images = image_set(spec.image_set)
+
+    def work(on_progress: Callable[[Progress], None], cancel: threading.Event) -> Timing:
+        return time_dynamic(spec, model, twin, images, on_progress=on_progress, cancel=cancel)
+
+    return job_board().start(spec, work)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def stage_multiply_adds(model_name: str, weights_sha256: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Multiply-adds of a model's layers from exit to exit, and of its classifiers; counted if the card lacks them."""
+    model, card = loaded_model(model_name, weights_sha256)
+    if card.layer_multiply_adds and card.classifier_multiply_adds:
+        return card.layer_multiply_adds, card.classifier_multiply_adds
+    layers, classifiers = multiply_adds(model, card.image_size)
+    return tuple(layers), tuple(classifiers)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def curve(spec: EvaluationSpec, fallback: Fallback, static_cost: float, _evaluation: Evaluation) -> pd.DataFrame:
+    """Accuracy and cost of an early-exit model over all thresholds."""
+    _, card = loaded_model(spec.model, spec.weights_sha256)
+    return curve_table(_evaluation, card, fallback, static_cost)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def model_tables(spec: EvaluationSpec, policy: ExitPolicy, _evaluation: Evaluation) -> dict[str, pd.DataFrame]:
+    """What a threshold moves in the report of a model, by the names of the schemas."""
+    _, card = loaded_model(spec.model, spec.weights_sha256)
+    layers, classifiers = stage_multiply_adds(spec.model, spec.weights_sha256)
+    calibration, reliability = reliability_tables(_evaluation, policy)
+    return {
+        "model_exits": model_exits_table(_evaluation, card, policy, layers, classifiers),
+        "calibration": calibration,
+        "reliability": reliability,
+        "overthinking": overthinking_table(_evaluation, policy),
+        "confusion": confusion_table(_evaluation, policy, card.num_classes),
+    }

@@ -12,6 +12,7 @@ from ui.state import SESSION
 ASSETS = Path(__file__).parent / "assets"
 PAGES = {
     "Explore": (("app.py", "Home"), ("pages/attack_lab.py", "Attack lab")),
+    "Compare": (("pages/models.py", "Models"),),
 }
 
 

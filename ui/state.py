@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import streamlit as st
 
 from core.experiment import ExperimentSpec
+from core.timing import TimingSpec
 
 LINK = (
     "set",
@@ -27,6 +28,8 @@ LINK = (
     "made_at",
     "detail",
     "everyone",
+    "measured_on",
+    "reliability_exit",
 )
 
 
@@ -58,12 +61,29 @@ class RunState:
             self.history = [*(other for other in self.history if other != spec), spec][-MAX_HISTORY:]
 
 
+@dataclass
+class ModelsState:
+    """What the page of models remembers between reruns.
+
+    Attributes:
+        timed: What was last timed.
+    """
+
+    timed: TimingSpec | None = None
+
+
 # The pages about one model and its twin look at one experiment; the transfer page compares many models.
 PAIR_RUN, TRANSFER_RUN = "pair-run", "transfer-run"
-SESSION: dict[str, type] = {"uploads": dict, PAIR_RUN: RunState, TRANSFER_RUN: RunState}
+SESSION: dict[str, type] = {"uploads": dict, PAIR_RUN: RunState, TRANSFER_RUN: RunState, "models": ModelsState}
 
 
 def run_state(run: str = PAIR_RUN) -> RunState:
     """The memory of an experiment in this session: ``PAIR_RUN`` or ``TRANSFER_RUN``."""
     state: RunState = st.session_state[run]
+    return state
+
+
+def models_state() -> ModelsState:
+    """The memory of the page of models in this session."""
+    state: ModelsState = st.session_state["models"]
     return state

@@ -68,10 +68,12 @@ def matrix_figure(
             showlegend=False,
         )
     )
-    for index in range(min(len(rows), len(columns)) if outlined else 0):
-        frame = {"x0": index - 0.49, "x1": index + 0.49, "y0": index - 0.49, "y1": index + 0.49}
-        figure.add_shape(type="rect", **frame, line={"color": QUIET, "width": 2})
-    figure.update_layout(clickmode="event+select", dragmode=False)
+    outline = {"type": "rect", "line": {"color": QUIET, "width": 2}}
+    frames = [
+        {**outline, "x0": index - 0.49, "x1": index + 0.49, "y0": index - 0.49, "y1": index + 0.49}
+        for index in range(min(len(rows), len(columns)) if outlined else 0)
+    ]
+    figure.update_layout(clickmode="event+select", dragmode=False, shapes=frames)
     figure.update_xaxes(title=column_title, tickangle=0, side="bottom", showgrid=False, constrain="domain")
     figure.update_yaxes(title=row_title, autorange="reversed", showgrid=False)
     return figure

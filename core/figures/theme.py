@@ -4,6 +4,7 @@ One data palette serves the light and the dark page, so a figure needs no theme.
 fill, glyph or word always says the same thing a second time.
 """
 
+import pandas as pd
 import plotly.graph_objects as go
 
 CLEAN = "#1F6FC9"
@@ -22,6 +23,7 @@ DARK_BACKGROUND = "#11161D"
 
 KIND_GLYPHS = {"static": "■", "early-exit": "●"}
 KIND_SYMBOLS = {"static": "square", "early-exit": "circle"}
+KIND_COLOURS = {"static": STATIC, "early-exit": EARLY_EXIT}
 SHIFT_GLYPHS = {"earlier": "◀", "same": "=", "later": "▶"}
 
 HEIGHT = 360
@@ -36,16 +38,24 @@ def exit_names(num_exits: int) -> list[str]:
 
 def bare_figure(height: int = HEIGHT) -> go.Figure:
     """An empty figure with the margins, tick colours and legend place of all charts."""
-    figure = go.Figure()
-    figure.update_layout(
-        height=height,
-        margin={"l": 8, "r": 8, "t": 48, "b": 8},
-        font={"size": FONT_SIZE},
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
-        hoverlabel={"font": {"size": FONT_SIZE}},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
+    axis = {"tickfont": {"color": QUIET}, "title": {"font": {"color": QUIET}}, "automargin": True}
+    # In one go: each later update of a figure costs milliseconds, and a moved threshold redraws many.
+    figure = go.Figure(
+        layout={
+            "height": height,
+            "margin": {"l": 8, "r": 8, "t": 48, "b": 8},
+            "font": {"size": FONT_SIZE},
+            "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
+            "hoverlabel": {"font": {"size": FONT_SIZE}},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "xaxis": axis,
+            "yaxis": axis,
+        }
     )
-    figure.update_xaxes(tickfont={"color": QUIET}, title_font={"color": QUIET}, automargin=True)
-    figure.update_yaxes(tickfont={"color": QUIET}, title_font={"color": QUIET}, automargin=True)
     return figure
+
+
+def interval(value: pd.Series, low: pd.Series, high: pd.Series) -> dict[str, object]:
+    """Thin bars from ``low`` to ``high`` around ``value``, for a trace's ``error_y``."""
+    return {"type": "data", "array": high - value, "arrayminus": value - low, "thickness": 1.2, "width": 3}

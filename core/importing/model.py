@@ -19,10 +19,10 @@ from core.evaluation import exit_logits
 from core.foreign import build_network, foreign_code, resolve_factory, trust
 from core.importing.card_file import CardFile, load_card_file
 from core.importing.weights import fill, read_state
+from core.machine import machine_facts
 from core.metrics import OperatingPoint, operating_points
 from core.models.costs import multiply_adds, subset_costs
 from core.models.imported import Imported, ImportedNetwork, check_behaviour, joined
-from core.training.finish import machine_facts
 
 NUM_PROBES = 4
 log = logging.getLogger(__name__)

@@ -5,7 +5,6 @@ from itertools import accumulate
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from core.models.classifiers import check_subset
 from core.models.protocol import ExitModel
@@ -22,6 +21,9 @@ def multiply_adds(model: ExitModel, image_size: int) -> tuple[list[int], list[in
         For each of the K exits the multiply-adds of the layers since the exit before it, and those of its
         own classifier.
     """
+    # Imported here: its imports take a second, which a card with counts spares.
+    from torch.utils.flop_counter import FlopCounterMode
+
     layers, classifiers = [], []
     # torch's counter counts two operations per multiply-add.
     with torch.no_grad():
@@ -83,3 +85,15 @@ def backbone_fractions(model: ExitModel, image_size: int) -> tuple[float, ...]:
     layers, classifiers = multiply_adds(model, image_size)
     total = sum(layers) + classifiers[-1]
     return tuple(sum(layers[: index + 1]) / total for index in range(len(layers) - 1))
+
+
+def static_fraction(layers: Sequence[int], classifiers: Sequence[int]) -> float:
+    """Cost of the network without its early exits, as a fraction of the network with them, in (0, 1].
+
+    These are the multiply-adds of the static twin.
+
+    Args:
+        layers: As ``multiply_adds`` returns them.
+        classifiers: As ``multiply_adds`` returns them.
+    """
+    return (sum(layers) + classifiers[-1]) / (sum(layers) + sum(classifiers))

@@ -1,7 +1,6 @@
 """From trained weights to a finished model: calibration, storage, and everything its card says."""
 
 import hashlib
-import os
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from core.checkpoints import ModelCard, accuracies, load_card, pack_weights, unpack_weights
 from core.data import ImageSet
 from core.evaluation import exit_logits
+from core.machine import machine_facts
 from core.metrics import operating_points
 from core.models.classifiers import ExitNetwork
 from core.models.costs import multiply_adds
@@ -87,17 +87,6 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         method="bounded",
     )
     return float(2.0**result.x)
-
-
-def machine_facts() -> dict[str, str]:
-    """What a measured number depends on: processor, cores, threads and how idle threads wait."""
-    return {
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "architecture": platform.machine(),
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
-    }
 
 
 @torch.no_grad()

@@ -1,0 +1,115 @@
+"""Whether confidence can be believed: one exit's reliability, and calibration error and AUROC of all exits."""
+
+from typing import NamedTuple
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from core.figures.theme import KIND_COLOURS, KIND_SYMBOLS, QUIET, THRESHOLD, bare_figure, exit_names, interval
+
+# Side by side, so that intervals do not cover each other.
+_OFFSET = 0.006
+
+
+class _Style(NamedTuple):
+    colour: str
+    symbol: str
+    offset: float
+
+
+def reliability_figure(reliability: pd.DataFrame, kind: str) -> go.Figure:
+    """Accuracy of the images of each confidence bin; on the diagonal, confidence says how often an exit is right.
+
+    Args:
+        reliability: Rows of one exit (schema ``RELIABILITY``); one series for each value of ``among``.
+        kind: ``static`` or ``early-exit``: the colour.
+    """
+    figure = bare_figure()
+    figure.add_trace(
+        go.Scatter(
+            x=[0, 1],
+            y=[0, 100],
+            mode="lines",
+            name="perfectly calibrated",
+            showlegend=False,
+            line={"color": THRESHOLD, "dash": "dot", "width": 1.5},
+            hoverinfo="skip",
+        )
+    )
+    for (among, rows), style in zip(reliability.groupby("among", sort=False), _styles(kind), strict=False):
+        accuracy, low, high = (100 * rows[column] for column in ("accuracy", "low", "high"))
+        figure.add_trace(
+            go.Scatter(
+                x=rows.mean_confidence + style.offset,
+                y=accuracy,
+                error_y=interval(accuracy, low, high),
+                mode="lines+markers",
+                name=f"{among}, n = {rows.num_images.sum():,}",
+                showlegend=True,
+                line={"color": style.colour, "width": 1.5},
+                marker={"symbol": style.symbol, "size": 9, "color": style.colour},
+                customdata=list(zip(rows.num_right, rows.num_images, low, high, strict=True)),
+                hovertemplate="confidence %{x:.2f}: %{y:.0f} % right (%{customdata[2]:.0f}–%{customdata[3]:.0f} %), "
+                "%{customdata[0]} of %{customdata[1]}<extra></extra>",
+            )
+        )
+    figure.update_xaxes(title="mean confidence of the bin", range=[0, 1.02], showgrid=False, zeroline=False)
+    figure.update_yaxes(title="accuracy", ticksuffix=" %", range=[-2, 104], zeroline=False)
+    return figure
+
+
+def calibration_figure(calibration: pd.DataFrame, kind: str) -> go.Figure:
+    """ECE beside AUROC over exits; a short bar shows the ECE that chance alone would give.
+
+    Args:
+        calibration: Schema ``CALIBRATION``.
+        kind: ``static`` or ``early-exit``: the colour.
+    """
+    names = exit_names(int(calibration.exit_index.max()) + 1)
+    figure = bare_figure()
+    traces: list[dict[str, object]] = []
+    for (among, rows), style in zip(calibration.groupby("among", sort=False), _styles(kind), strict=False):
+        across = {"x": [names[index] for index in rows.exit_index], "type": "scatter", "name": str(among)}
+        for measure, words, axes in (("ece", "ECE", {}), ("auroc", "AUROC", {"xaxis": "x2", "yaxis": "y2"})):
+            traces.append(
+                {
+                    **across,
+                    **axes,
+                    "y": rows[measure],
+                    "mode": "lines+markers",
+                    "showlegend": not axes,
+                    "line": {"color": style.colour, "width": 1.5},
+                    "marker": {"symbol": style.symbol, "size": 9, "color": style.colour},
+                    "customdata": rows.num_images,
+                    "hovertemplate": f"%{{x}}, {among}: {words} %{{y:.3f}}, n = %{{customdata}}<extra></extra>",
+                }
+            )
+        chance = f"%{{x}}, {among}: a perfectly calibrated exit would show about %{{y:.3f}}<extra></extra>"
+        bar = {"symbol": "line-ew-open", "size": 14, "color": style.colour, "line": {"width": 2}}
+        traces.append(
+            {
+                **across,
+                "y": rows.ece_floor,
+                "mode": "markers",
+                "showlegend": False,
+                "marker": bar,
+                "hovertemplate": chance,
+            }
+        )
+    figure.add_traces(traces)
+    category = {"categoryorder": "array", "categoryarray": names, "showgrid": False}
+    axis = {"tickfont": {"color": QUIET}, "title": {"font": {"color": QUIET}}, "zeroline": False}
+    # NaN where every answer of an exit is right.
+    lowest = min([0.5, *calibration.auroc.dropna()])
+    figure.update_layout(
+        xaxis={**category, "domain": [0, 0.46]},
+        yaxis={"rangemode": "tozero", "zeroline": False, "title": "calibration error (ECE)"},
+        xaxis2={**category, **axis, "domain": [0.56, 1], "anchor": "y2"},
+        yaxis2={**axis, "range": [lowest - 0.02, 1.02], "anchor": "x2", "title": {"text": "AUROC"}},
+    )
+    return figure
+
+
+def _styles(kind: str) -> tuple[_Style, _Style]:
+    """How all images are drawn, and how those that reach the exit."""
+    return _Style(QUIET, KIND_SYMBOLS[kind], -_OFFSET), _Style(KIND_COLOURS[kind], "triangle-up", _OFFSET)

@@ -1,0 +1,141 @@
+"""Accuracy against mean cost over all thresholds, beside the static twin."""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from core.figures.theme import EARLY_EXIT, KIND_SYMBOLS, STATIC, bare_figure, interval
+from core.metrics import Rate
+
+# Points closer than this (percent of cost) have their words one line apart.
+_NEAR = 14
+_LINE = 26
+
+
+@dataclass(frozen=True)
+class StaticPoint:
+    """The static model in the same picture.
+
+    Attributes:
+        label: Its name.
+        cost: Its multiply-adds over those of the early-exit network.
+        accuracy: On the same images.
+    """
+
+    label: str
+    cost: float
+    accuracy: Rate
+
+
+def curve_figure(curve: pd.DataFrame, marked: Mapping[float, str], static: StaticPoint | None) -> go.Figure:
+    """The curve, the thresholds to mark on it with their intervals, and the static model.
+
+    Args:
+        curve: Schema ``CURVE``.
+        marked: Words for thresholds to mark.
+        static: Drawn as a square with a line at its accuracy; None without one.
+    """
+    figure = bare_figure(420)
+    figure.add_trace(
+        go.Scatter(
+            x=100 * curve.cost,
+            y=100 * curve.accuracy,
+            mode="lines",
+            name="early-exit, all thresholds",
+            showlegend=True,
+            line={"color": EARLY_EXIT, "width": 2.5},
+            customdata=_hover(curve),
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    )
+    points = pd.DataFrame(
+        [curve.iloc[(curve.threshold - threshold).abs().argmin()] for threshold in sorted(marked)],
+        columns=curve.columns,
+    )
+    accuracy, low, high = (100 * points[column] for column in ("accuracy", "low", "high"))
+    figure.add_trace(
+        go.Scatter(
+            x=100 * points.cost,
+            y=accuracy,
+            error_y=interval(accuracy, low, high),
+            mode="markers",
+            showlegend=False,
+            marker={"symbol": KIND_SYMBOLS["early-exit"], "size": 10, "color": EARLY_EXIT},
+            customdata=_hover(points),
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    )
+    figure.update_layout(annotations=_words(points, [marked[threshold] for threshold in sorted(marked)]))
+    if static:
+        _add_static(figure, static)
+    figure.update_xaxes(
+        title="mean cost (multiply-adds, of the whole early-exit network)",
+        range=[0, 104],
+        ticksuffix=" %",
+        showgrid=False,
+        zeroline=False,
+    )
+    figure.update_yaxes(title="accuracy", ticksuffix=" %", zeroline=False)
+    return figure
+
+
+def _words(points: pd.DataFrame, texts: Sequence[str]) -> list[dict[str, object]]:
+    """Words below and to the right of each point, where the curve never runs."""
+    words: list[dict[str, object]] = []
+    level, right_of_it = 0, math.inf
+    for row, text in reversed(list(zip(points.to_dict("records"), texts, strict=True))):
+        cost = 100 * row["cost"]
+        level = level + 1 if right_of_it - cost < _NEAR else 0
+        right_of_it = cost
+        words.append(
+            {
+                "x": cost,
+                "y": 100 * row["accuracy"],
+                "text": text,
+                # Near the right edge there is room on the left only.
+                "xanchor": "left" if cost < 75 else "right",
+                "ax": 30 if cost < 75 else -30,
+                "ay": 36 + _LINE * level,
+                "arrowwidth": 1,
+                "arrowhead": 0,
+                "arrowcolor": STATIC,
+                "standoff": 7,
+            }
+        )
+    return words
+
+
+def _add_static(figure: go.Figure, static: StaticPoint) -> None:
+    share = static.accuracy
+    figure.add_hline(100 * share.value, line={"color": STATIC, "dash": "dot", "width": 1.5})
+    figure.add_trace(
+        go.Scatter(
+            x=[100 * static.cost],
+            y=[100 * share.value],
+            error_y=interval(*(pd.Series([100 * value]) for value in (share.value, share.low, share.high))),
+            mode="markers",
+            name=static.label,
+            showlegend=True,
+            marker={"symbol": KIND_SYMBOLS["static"], "size": 11, "color": STATIC},
+            hovertemplate=f"{static.label}: %{{y:.1f}} % ({100 * share.low:.1f}–{100 * share.high:.1f} %), "
+            f"{share.num_hits} of {share.num_images}<extra></extra>",
+        )
+    )
+
+
+def _hover(rows: pd.DataFrame) -> list[str]:
+    return [_in_words(row) for row in rows.to_dict("records")]
+
+
+def _in_words(row: dict[Hashable, Any]) -> str:
+    setting = "no image leaves early" if row["threshold"] > 1 else f"threshold {row['threshold']:.2f}"
+    interval_words = f"{100 * row['low']:.1f}–{100 * row['high']:.1f} %"
+    return (
+        f"{setting}: {100 * row['accuracy']:.1f} % ({interval_words}), {row['num_right']:.0f} of "
+        f"{row['num_images']:.0f}<br>mean cost {100 * row['cost']:.1f} %, {100 * row['relative_cost']:.1f} % of the "
+        "static twin's"
+    )

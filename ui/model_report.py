@@ -1,0 +1,151 @@
+"""What a model is worth: headline, exits, accuracy against cost, wall-clock, and how it was made."""
+
+from collections.abc import Hashable, Mapping
+
+import pandas as pd
+import streamlit as st
+
+from core.card_text import POINT_NAMES, how_it_was_made
+from core.checkpoints import ModelCard
+from core.experiment import twin_of
+from core.figures import StaticPoint, curve_figure, model_exits_figure
+from core.model_tables import operating_points_table
+from ui import cache
+from ui.controls import FALLBACKS, Setting, glyph_label
+from ui.measuring import Measured, Pair
+from ui.panels import figure_panel, rate_words, table_panel
+
+
+def headline(pair: Pair, setting: Setting) -> None:
+    """The model and its twin in one sentence and four numbers."""
+    own, twin, policy = pair.own, pair.twin, setting.policy
+    share, decisions = own.accuracy(policy)
+    cost = decisions.costs(own.card.exit_costs).mean().item()
+    relative = cost / own.static_cost
+    at = f" at T = {policy.threshold:.2f}" if own.card.num_exits > 1 else ""
+    sentence = f"{glyph_label(own.card)} is right on **{rate_words(share)}**{at}"
+    if own.card.num_exits > 1:
+        sentence += f", for **{100 * relative:.0f} %** of the multiply-adds of a static network"
+    columns = st.columns(4)
+    columns[0].metric("Right", f"{100 * share.value:.1f} %", help=f"{share.num_hits:,} of {share.num_images:,} images.")
+    columns[1].metric("Mean cost", f"{100 * cost:.0f} %", help="Multiply-adds done, over those of the whole network.")
+    columns[2].metric(
+        "Of the static cost",
+        f"{100 * relative:.0f} %",
+        help="Multiply-adds done, over those of the same network without early exits.",
+    )
+    if twin:
+        other, _ = twin.accuracy(policy)
+        columns[3].metric(f"{glyph_label(twin.card)}", f"{100 * other.value:.1f} %", help=rate_words(other))
+        sentence += f"; its twin {glyph_label(twin.card)} on {rate_words(other)}"
+    st.markdown(f"{sentence}.")
+    if not twin:
+        st.caption(f"No {_other_kind(own.card)} twin of this model is here to compare with.")
+    st.caption(where_words(pair, setting))
+    if setting.set_name.endswith(":validation"):
+        st.caption("These are the images on which the operating points were chosen: accuracies look a little better.")
+
+
+def exits_panel(pair: Pair, exits: pd.DataFrame, where: str) -> None:
+    """Accuracy and cost of every exit."""
+    st.subheader("What each exit costs and gets right")
+    figure_panel(
+        model_exits_figure(exits, pair.own.card.kind),
+        key="model-exits",
+        alt="Accuracy of every exit: "
+        + ", ".join(
+            f"{100 * accuracy:.0f} % for {100 * cost:.0f} % of the cost"
+            for accuracy, cost in zip(exits.accuracy, exits.cost, strict=True)
+        )
+        + ".",
+        caption=f"{where}. Grey: every image, were it answered at this exit; coloured: the images that "
+        "leave there. The table adds multiply-adds of each stage and the accuracy on the card.",
+        table=exits,
+    )
+
+
+def curve_panel(pair: Pair, setting: Setting) -> None:
+    """Accuracy against mean cost over all thresholds, with the operating points."""
+    st.subheader("Accuracy against cost")
+    early, static = pair.of_kind("early-exit"), pair.of_kind("static")
+    if early is None:
+        st.info("A static model always computes everything: it is one point. Its early-exit twin is not here yet.")
+        return
+    curve = cache.curve(early.evaluation.spec, setting.policy.fallback, early.static_cost, early.evaluation)
+    marked = {point.threshold: "" for point in early.card.operating_points} | {setting.policy.threshold: ""}
+    for point in early.card.operating_points:
+        marked[point.threshold] += f"{POINT_NAMES.get(point.name, point.name)} · "
+    marked = {threshold: f"{words}T = {threshold:.2f}" for threshold, words in marked.items()}
+    here = setting.policy.threshold
+    marked[here] = f"<b>{marked[here]} (now)</b>"
+    beside = None
+    if static:
+        beside = StaticPoint(glyph_label(static.card), early.static_cost, static.accuracy(setting.policy)[0])
+    first, last = curve.iloc[0], curve.iloc[-1]
+    figure_panel(
+        curve_figure(curve, marked, beside),
+        key="curve",
+        alt=f"Accuracy rises from {100 * first.accuracy:.0f} % at {100 * first.cost:.0f} % of the cost to "
+        f"{100 * last.accuracy:.0f} % at the full cost of {glyph_label(early.card)}"
+        + (f"; {beside.label}: {100 * beside.accuracy.value:.0f} %." if beside else "."),
+        caption=f"{glyph_label(early.card)} · {pair.images}, n = {len(early.evaluation.labels):,} · "
+        f"{FALLBACKS[setting.policy.fallback]} when no exit is sure · thin bars: 95 % Wilson intervals · "
+        + (f"{beside.label} costs {100 * beside.cost:.1f} %." if beside else "No static twin is here to draw."),
+        table=curve,
+    )
+    _operating_points(early, curve, pair.images)
+
+
+def _operating_points(early: Measured, curve: pd.DataFrame, images: str) -> None:
+    st.markdown("**Operating points**: thresholds chosen on validation, and what they do here")
+    if not early.card.operating_points:
+        st.caption("The card of this model names none.")
+        return
+    points = operating_points_table(early.card, curve)
+    shown = pd.DataFrame(
+        {
+            "point": [POINT_NAMES.get(name, name) for name in points.name],
+            "threshold": points.threshold,
+            "validation": [_interval_words(row, "validation_") for row in points.to_dict("records")],
+            "cost there": 100 * points.validation_cost,
+            "here": [_interval_words(row) for row in points.to_dict("records")],
+            "cost here": 100 * points.cost,
+            "of the static cost": 100 * points.relative_cost,
+        }
+    )
+    costs = ("cost there", "cost here", "of the static cost")
+    percent = {name: st.column_config.NumberColumn(format="%.1f %%") for name in costs}
+    percent["threshold"] = st.column_config.NumberColumn(format="%.2f")
+    st.dataframe(shown, hide_index=True, column_config=percent)
+    st.caption(
+        f"Accuracy with 95 % Wilson interval. Validation: n = {points.validation_num_images[0]:,}; here: {images}, "
+        f"n = {points.num_images[0]:,}. Costs are means over images, of the whole network."
+    )
+    with st.expander(f"Table, {len(points)} rows"):
+        table_panel(points, key="operating-points")
+
+
+def making_panel(card: ModelCard) -> None:
+    """Parameters, and how the model and its twin were made."""
+    st.subheader("How it was made")
+    for each in (card, twin_of(card, cache.cards()[0])):
+        if each:
+            st.markdown(f"**{glyph_label(each)}** · {how_it_was_made(each)}")
+
+
+def _interval_words(row: Mapping[Hashable, float], prefix: str = "") -> str:
+    accuracy, low, high = (100 * row[f"{prefix}{name}"] for name in ("accuracy", "low", "high"))
+    return f"{accuracy:.1f} % ({low:.1f}–{high:.1f} %)"
+
+
+def where_words(pair: Pair, setting: Setting) -> str:
+    """Images, model and policy in words, for captions."""
+    words = f"{pair.images}, n = {len(pair.own.evaluation.labels):,} · {glyph_label(pair.own.card)}"
+    if pair.own.card.num_exits > 1:
+        words += f" · T = {setting.policy.threshold:.2f}"
+        words += "" if setting.policy.fallback == "final" else f", then {FALLBACKS[setting.policy.fallback]}"
+    return f"{words} · 95 % Wilson intervals"
+
+
+def _other_kind(card: ModelCard) -> str:
+    return "static" if card.kind == "early-exit" else "early-exit"

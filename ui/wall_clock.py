@@ -1,0 +1,72 @@
+"""Timing an early-exit model that really stops, beside its multiply-adds."""
+
+import streamlit as st
+
+from core.timing import NUM_IMAGES, Timing, TimingSpec, spreads
+from ui import cache, running
+from ui.controls import Setting, glyph_label
+from ui.measuring import Pair
+from ui.panels import table_panel
+from ui.state import models_state
+
+
+def wall_clock_panel(pair: Pair, setting: Setting) -> None:
+    """A button, progress, and the times as ratios with their spread."""
+    st.subheader("Wall-clock")
+    card, twin = pair.own.card, pair.twin
+    if card.num_exits == 1:
+        st.info("A static model cannot stop early, so there is nothing to time. Choose an early-exit model.")
+        return
+    against = glyph_label(twin.card) if twin else "the same network without its early exits (its twin is not here)"
+    st.caption(
+        f"Times {glyph_label(card)}, really stopping at its exits, against {against}: the first {NUM_IMAGES} images "
+        "or fewer, one by one and in one batch, both in turn, a first repeat not counted."
+    )
+    state = models_state()
+    spec = TimingSpec(
+        card.name,
+        card.weights_sha256,
+        twin.card.name if twin else None,
+        twin.card.weights_sha256 if twin else "",
+        setting.policy,
+        setting.set_name,
+    )
+    if st.button(f"Measure at T = {setting.policy.threshold:.2f}", key="time"):
+        state.timed = spec
+        cache.start_timing(spec)
+    job = cache.job_board().find(state.timed) if state.timed else None
+    if job is None or job.spec.model != card.name:
+        return
+    if not job.is_over:
+        running.progress(job)
+    elif job.was_cancelled:
+        st.warning("Cancelled: nothing of that measurement was kept.")
+    else:
+        _show(job.result(), pair)
+        if job.spec != spec:
+            st.caption("The controls have changed since: measure again to bring it up to date.")
+
+
+def _show(timing: Timing, pair: Pair) -> None:
+    machine, found = timing.machine, spreads(timing.table)
+    relative = timing.mean_cost / pair.own.static_cost
+    columns = st.columns(len(found) + 1)
+    columns[0].metric(
+        "Multiply-adds", f"{100 * relative:.0f} %", help="Of those of the static network, on these images."
+    )
+    for column, spread in zip(columns[1:], found, strict=True):
+        label = "Time, one by one" if spread.batch_size == 1 else f"Time, batch of {spread.batch_size}"
+        column.metric(
+            label,
+            f"{100 * spread.median:.0f} %",
+            help=f"Of the static network's time: median of {spread.num_repeats} repeats.",
+        )
+        column.caption(f"{100 * spread.low:.0f}–{100 * spread.high:.0f} % over {spread.num_repeats} repeats")
+    st.caption(
+        f"Of the static network's · {timing.spec.image_set}, first {timing.table.num_images[0]} images · T = "
+        f"{timing.spec.policy.threshold:.2f} · cpu, {machine['threads']} threads on {machine['cores']} cores, "
+        f"{machine['omp_wait_policy'].lower() or 'default'} waiting, {machine['architecture']} "
+        f"{machine['instructions']}"
+    )
+    with st.expander(f"Table, {len(timing.table)} rows"):
+        table_panel(timing.table, key="wall-clock")
