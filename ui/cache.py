@@ -154,10 +154,6 @@ def _evaluation_work(spec: EvaluationSpec) -> float:
     return float(spec.num_images * sum(map(sum, stage_multiply_adds(spec.model, spec.weights_sha256))))
 
 
-def _experiment_jobs() -> list[Job[Experiment]]:
-    return [job for job in job_board().finished() if isinstance(job.spec, ExperimentSpec)]
-
-
 def _made_already(spec: ExperimentSpec) -> dict[str, AttackResult]:
     """Attacks of earlier experiments that differ in sources and targets only."""
     made: dict[str, AttackResult] = {}
