@@ -80,24 +80,18 @@ def fetch(
     ] = False,
 ) -> None:
     """Download a data set from its authors, check it, and store it in the data root."""
-    from core.fetch import FetchProgress
     from core.fetch import fetch as bring
+    from core.progress import Progress
 
-    bars: dict[str, tqdm[Any]] = {}
+    # Delayed, so that what fails at once is one line.
+    with tqdm(total=100, bar_format="{l_bar}{bar}| {elapsed}<{remaining}", delay=0.2, file=sys.stderr) as bar:
 
-    def on_progress(progress: FetchProgress) -> None:
-        if progress.phase not in bars:
-            total = progress.total or None
-            bars[progress.phase] = tqdm(
-                desc=progress.phase, total=total, unit=progress.unit, unit_scale=True, file=sys.stderr
-            )
-        bars[progress.phase].update(progress.done - bars[progress.phase].n)
+        def on_progress(progress: Progress) -> None:
+            bar.set_description(progress.words, refresh=False)
+            bar.n = round(100 * progress.share)
+            bar.update(0)
 
-    try:
         fetched = bring(name, origin, any_checksum=any_checksum, on_progress=on_progress, cancel=_cancel_on_interrupt())
-    finally:
-        for bar in bars.values():
-            bar.close()
     parts = " and ".join(f"{count:,} {split} images" for split, count in fetched.written.items())
     print(f"Wrote {parts} of {name} to {fetched.folder}.")
     if fetched.kept:

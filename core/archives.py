@@ -20,6 +20,7 @@ from PIL import Image
 
 from core.datasets import Dataset
 from core.errors import ExitLensError
+from core.hub import decode
 
 # How tarfile and zipfile say that an archive is damaged; RuntimeError is zipfile's word for an encrypted member.
 _DAMAGE = (
@@ -149,11 +150,12 @@ def read_tiny_imagenet(file: IO[bytes], dataset: Dataset) -> Contents:
 
     def training_pictures() -> Iterator[Picture]:
         for index, member in enumerate(train):
-            yield Picture(f"train_{index}.JPEG", _zip_member(archive, member), index % len(class_names))
+            yield Picture(f"train_{index}.JPEG", _jpeg(archive, member, dataset), index % len(class_names))
 
     def test_pictures() -> Iterator[Picture]:
         for index, label in enumerate(test):
-            yield Picture(f"val_{index}.JPEG", _zip_member(archive, f"{_TINY_ROOT}/val/images/val_{index}.JPEG"), label)
+            member = f"{_TINY_ROOT}/val/images/val_{index}.JPEG"
+            yield Picture(f"val_{index}.JPEG", _jpeg(archive, member, dataset), label)
 
     words = {name: meaning for name, _, meaning in meanings if name in label_of}
     return Contents(class_names, training_pictures, test_pictures, words)
@@ -212,6 +214,12 @@ def _text(archive: zipfile.ZipFile, name: str) -> str:
     return _zip_member(archive, f"{_TINY_ROOT}/{name}").decode("utf-8", errors="replace")
 
 
+def _jpeg(archive: zipfile.ZipFile, name: str, dataset: Dataset) -> bytes:
+    content = _zip_member(archive, name)
+    decode(content, dataset, f"{name} in the archive")
+    return content
+
+
 def _zip_member(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         with archive.open(name) as member:
@@ -231,7 +239,8 @@ def _lacks(name: str) -> ExitLensError:
 
 
 def _damaged(error: Exception) -> ExitLensError:
-    return ExitLensError(f"The archive is damaged or of another kind ({error}). Download it again.")
+    reason = str(error).partition("\n")[0] or type(error).__name__  # tarfile lists all kinds it has tried
+    return ExitLensError(f"The archive is damaged or of another kind ({reason.rstrip(':')}). Download it again.")
 
 
 def _png(planes: np.ndarray) -> bytes:

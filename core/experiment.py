@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from core.attacks.run import BATCH_SIZE, AttackProgress, AttackResult, CancelToken, attack
+from core.attacks.run import BATCH_SIZE, AttackProgress, AttackResult, attack
 from core.attacks.spec import LinfAttack
 from core.checkpoints import ModelCard
 from core.data import ImageSet
 from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy
 from core.models import ARCHITECTURES, ExitModel
+from core.progress import CancelToken
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.archives import CifarLayout, Contents, Picture, read_cifar, read_tiny_imagenet
-from core.attacks.run import CancelToken
 from core.data import DATA_ROOT_VARIABLE, data_root_to_fill
 from core.datasets import DATASETS, Dataset
 from core.errors import Cancelled, ExitLensError
-from core.hub import count_images, decode, official_split
+from core.hub import count_images, official_split
+from core.progress import CancelToken, Progress
 
 TIMEOUT_SECONDS = 30.0  # without a single byte
 MAX_ARCHIVE_BYTES = 1_000_000_000  # four times the largest: a server that never ends must not fill the disk
 SPLITS = ("train", "test")  # the official files; ``validation`` is cut from the first
+ARCHIVE_SHARE = 0.6  # of the progress; the rest is for storing the images
 _CHUNK_BYTES = 1 << 16
 _ROW_GROUP = 1000
 _SCHEMA = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())])
+
+
+Report = Callable[[float, str], None]  # the arguments of core.progress.Progress; raises Cancelled
 
 
 @dataclass(frozen=True)
@@ -89,35 +93,6 @@ SOURCES = {
 
 
 @dataclass(frozen=True)
-class FetchProgress:
-    """How far a fetch has come.
-
-    Attributes:
-        phase: What is going on, such as ``downloading`` or ``writing train``.
-        done: Bytes or images so far.
-        total: All of them; 0 where the server does not say.
-        unit: ``B`` or ``images``.
-    """
-
-    phase: str
-    done: int
-    total: int
-    unit: str
-
-    @property
-    def share(self) -> float:
-        """Part of the phase that is done, in [0, 1]."""
-        return min(1.0, self.done / self.total) if self.total else 0.0
-
-    @property
-    def words(self) -> str:
-        """The same for a screen, such as ``downloading: 12 of 170 MB``."""
-        done, total = (f"{n / 1e6:.0f}" if self.unit == "B" else f"{n:,}" for n in (self.done, self.total))
-        unit = "MB" if self.unit == "B" else self.unit
-        return f"{self.phase}: {done} of {total if self.total else 'unknown'} {unit}"
-
-
-@dataclass(frozen=True)
 class Fetched:
     """What a fetch left behind.
 
@@ -132,16 +107,13 @@ class Fetched:
     kept: tuple[str, ...]
 
 
-Report = Callable[[FetchProgress], None]
-
-
 def fetch(
     name: str,
     origin: str | None = None,
     root: Path | None = None,
     *,
     any_checksum: bool = False,
-    on_progress: Report | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
     cancel: CancelToken | None = None,
 ) -> Fetched:
     """Stores the training and test images of a data set below the data root; what is there already is kept.
@@ -176,11 +148,11 @@ def fetch(
     if kept == SPLITS:
         raise ExitLensError(f"{root / name} holds {name} already. To fetch it anew, move that folder away first.")
 
-    def report(progress: FetchProgress) -> None:
+    def report(share: float, words: str) -> None:
         if cancel and cancel.is_set():
             raise Cancelled
         if on_progress:
-            on_progress(progress)
+            on_progress(Progress(share, words))
 
     folder = root / name
     with _scratch_folder(folder) as scratch, _archive(name, origin, scratch, report) as (archive, md5):
@@ -276,7 +248,7 @@ def _download(name: str, address: str, file: IO[bytes], report: Report) -> str:
             file.write(chunk)
             digest.update(chunk)
             done += len(chunk)
-            report(FetchProgress("downloading", done, total, "B"))
+            _report_bytes(report, "downloading", done, total or SOURCES[name].num_bytes)
             if done > MAX_ARCHIVE_BYTES:
                 raise ExitLensError(
                     f"{address} sends more than any of the archives holds. Use {SOURCES[name].address}."
@@ -303,13 +275,19 @@ def _md5_of(file: IO[bytes], report: Report) -> str:
     file.seek(0)
     while chunk := file.read(_CHUNK_BYTES):
         digest.update(chunk)
-        report(FetchProgress("checking", file.tell(), total, "B"))
+        _report_bytes(report, "checking", file.tell(), total)
     file.seek(0)
     return digest.hexdigest()
 
 
+def _report_bytes(report: Report, doing: str, done: int, total: int) -> None:
+    report(ARCHIVE_SHARE * min(1.0, done / total), f"{doing}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+
+
 def _unreachable(name: str, address: str, error: Exception) -> ExitLensError:
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    # A status such as 404 stands in the text of an HTTPError alone; other URLErrors wrap what happened.
+    is_wrapper = isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
+    reason = getattr(error, "reason", error) if is_wrapper else error
     return ExitLensError(
         f"Cannot download {address} ({getattr(reason, 'strerror', None) or reason}): check the connection, or bring "
         f"{SOURCES[name].file_name} from another machine and run `python -m core data fetch {name} --from FILE`."
@@ -334,11 +312,10 @@ def _write_split(contents: Contents, split: str, dataset: Dataset, file: Path, r
     done = 0
     with pq.ParquetWriter(file, schema) as writer:
         while group := list(islice(pictures, _ROW_GROUP)):
-            for picture in group:
-                decode(picture.encoded, dataset, f"{picture.path} in the archive")
             writer.write_batch(_batch(group, schema))
             done += len(group)
-            report(FetchProgress(f"writing {split}", done, total, "images"))
+            share = (done + (dataset.num_train if split == "test" else 0)) / (dataset.num_train + dataset.num_test)
+            report(ARCHIVE_SHARE + (1 - ARCHIVE_SHARE) * share, f"storing {split}: {done:,} of {total:,} images")
     return done
 
 

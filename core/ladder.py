@@ -8,13 +8,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from core.attacks.run import AttackProgress, CancelToken, attack
+from core.attacks.run import AttackProgress, attack
 from core.attacks.spec import LinfAttack
 from core.attacks.success import SUCCESS_RULES
 from core.errors import ExitLensError
 from core.exits import ExitPolicy
 from core.metrics import rate
 from core.models import ExitModel
+from core.progress import CancelToken
 from core.tables import LADDER, LADDER_STEPS
 
 EPSILONS = tuple(numerator / 255 for numerator in (0.25, 0.5, 1, 2, 4, 8, 16))

@@ -89,7 +89,7 @@ def test_one_job_too_many_is_refused_and_leaves_the_queue_as_it_was(
     # Mutant: no limit, one off, or the limit applied to those who join a known job.
     monkeypatch.setattr(jobs, "MAX_WAITING", 3)
     queue = [board.start(spec(1), gate), *(board.start(spec(number), returns(number)) for number in (2, 3))]
-    with pytest.raises(ExitLensError, match="3 attacks are waiting already"):
+    with pytest.raises(ExitLensError, match="3 jobs are waiting already"):
         board.start(spec(4), returns(4))
     assert board.find(spec(4)) is None
     assert board.start(spec(3), fails) is queue[2]

@@ -2,35 +2,38 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from core.attacks.run import AttackProgress
 from core.errors import Cancelled, ExitLensError
-from core.experiment import Experiment, ExperimentSpec
+from core.progress import Progress
 
 MAX_WAITING = 8
 MAX_KEPT = 32
 
-Work = Callable[[Callable[[AttackProgress], None], threading.Event], Experiment]
+Result = TypeVar("Result")
+AnyProgress = AttackProgress | Progress
+Work = Callable[[Callable[[AnyProgress], None], threading.Event], Result]
 
 
 @dataclass(eq=False)
-class Job:
-    """One experiment under way or done.
+class Job(Generic[Result]):
+    """One piece of work under way or done.
 
     Attributes:
-        spec: What was asked; also the key of its result.
+        spec: What was asked, a frozen spec; also the key of its result.
         cancel: Set it to end the work at the next step.
         progress: The latest, None before the first step.
         future: Of the worker.
     """
 
-    spec: ExperimentSpec
+    spec: Any
     cancel: threading.Event = field(default_factory=threading.Event)
-    progress: AttackProgress | None = None
-    future: "Future[Experiment] | None" = None
+    progress: AnyProgress | None = None
+    future: "Future[Result] | None" = None
 
     @property
     def is_over(self) -> bool:
@@ -51,8 +54,8 @@ class Job:
             return not self.cancel.is_set()
         return not self.future.cancelled() and self.future.exception() is None
 
-    def result(self) -> Experiment:
-        """The experiment of a finished job.
+    def result(self) -> Result:
+        """The result of a finished job.
 
         Raises:
             ExitLensError: The one that ended the work.
@@ -62,21 +65,27 @@ class Job:
 
 
 class JobBoard:
-    """The jobs of all sessions. Two sessions that ask for the same experiment share one job."""
+    """The jobs of all sessions. Two sessions that ask for the same thing share one job."""
 
     def __init__(self) -> None:
         """Starts with no jobs."""
         self._lock = threading.Lock()
-        self._jobs: OrderedDict[ExperimentSpec, Job] = OrderedDict()
-        # Torch already spreads one attack over all cores: a second worker would slow both.
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="attack")
+        self._jobs: OrderedDict[Hashable, Job[Any]] = OrderedDict()
+        # Torch already spreads one job over all cores: a second worker would slow both.
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job")
 
-    def find(self, spec: ExperimentSpec) -> Job | None:
+    def find(self, spec: Hashable) -> Job[Any] | None:
         """The job of a spec, if it is still known."""
         with self._lock:
             return self._jobs.get(spec)
 
-    def start(self, spec: ExperimentSpec, work: Work) -> Job:
+    def forget(self, spec: Hashable) -> None:
+        """Lets go of a job that is over, so that the next who asks gets a new one."""
+        with self._lock:
+            if spec in self._jobs and self._jobs[spec].is_over:
+                del self._jobs[spec]
+
+    def start(self, spec: Hashable, work: Work[Result]) -> Job[Result]:
         """The job of a spec: the known one unless it is being cancelled, was cancelled or failed, else a new one.
 
         Raises:
@@ -89,8 +98,8 @@ class JobBoard:
                     self._jobs.move_to_end(spec)
                 return known
             if sum(not job.is_over for job in self._jobs.values()) >= MAX_WAITING:
-                raise ExitLensError(f"{MAX_WAITING} attacks are waiting already. Try again in a moment, or cancel one.")
-            job = Job(spec)
+                raise ExitLensError(f"{MAX_WAITING} jobs are waiting already. Try again in a moment, or cancel one.")
+            job: Job[Result] = Job(spec)
             job.future = self._pool.submit(self._run, job, work)
             self._jobs[spec] = job
             self._jobs.move_to_end(spec)
@@ -98,23 +107,23 @@ class JobBoard:
                 del self._jobs[old]
             return job
 
-    def finished(self) -> list[Job]:
+    def finished(self) -> list[Job[Any]]:
         """All jobs that ended with a result, the oldest first."""
         with self._lock:
             return [job for job in self._jobs.values() if job.is_over and job.is_wanted]
 
-    def position(self, job: Job) -> int:
+    def position(self, job: Job[Any]) -> int:
         """How many jobs are still to end before this one can start."""
         with self._lock:
             unfinished = [other for other in self._jobs.values() if not other.is_over]
         return unfinished.index(job) if job in unfinished else 0
 
     @staticmethod
-    def _run(job: Job, work: Work) -> Experiment:
+    def _run(job: Job[Result], work: Work[Result]) -> Result:
         if job.cancel.is_set():
             raise Cancelled
 
-        def remember(progress: AttackProgress) -> None:
+        def remember(progress: AnyProgress) -> None:
             job.progress = progress
 
         return work(remember, job.cancel)

@@ -1,5 +1,7 @@
 """Running an attack: what the controls ask for, progress with Cancel, and what became of it."""
 
+from typing import Any
+
 import streamlit as st
 
 from core.attacks.spec import LinfAttack, as_255
@@ -79,7 +81,7 @@ def run_button(spec: ExperimentSpec, setting: Setting, run: str = PAIR_RUN) -> N
             _settle(job, spec, setting, state)
 
 
-def _settle(job: Job, spec: ExperimentSpec, setting: Setting, state: RunState) -> None:
+def _settle(job: Job[Experiment], spec: ExperimentSpec, setting: Setting, state: RunState) -> None:
     experiment = job.result()
     state.show(job.spec)
     result = experiment.results[job.spec.model]
@@ -142,21 +144,24 @@ def _attack_again(threshold: float, state: RunState) -> None:
 
 
 @st.fragment(run_every=0.5)
-def progress(job: Job) -> None:
-    """Progress and Cancel of a job; reruns the page once the job is over."""
+def progress(job: Job[Any], key: str = "cancel", starting: str = "loading the models") -> None:
+    """Progress and Cancel of a job; reruns the page once the job is over.
+
+    Args:
+        job: Under way, or waiting for its turn.
+        key: Of the Cancel button; one per job on the page.
+        starting: Said before the first progress.
+    """
     if job.is_over:
         st.rerun()
     latest = job.progress
     columns = st.columns([4, 1], vertical_alignment="center")
     if latest is None:
         waiting = cache.job_board().position(job)
-        columns[0].progress(0.0, f"waiting for {waiting} other attacks" if waiting else "loading the models")
+        columns[0].progress(0.0, f"waiting for {waiting} other jobs" if waiting else starting)
     else:
-        columns[0].progress(
-            latest.share,
-            f"step {latest.step} of {latest.num_steps} · {latest.num_images} images · {latest.seconds:.1f} s",
-        )
-    if columns[1].button("Cancel", key="cancel", disabled=job.cancel.is_set()):
+        columns[0].progress(latest.share, latest.words)
+    if columns[1].button("Cancel", key=key, disabled=job.cancel.is_set()):
         job.cancel.set()
 
 
@@ -164,4 +169,7 @@ def shown_experiment(run: str = PAIR_RUN) -> Experiment | None:
     """The experiment whose result is on screen."""
     state = run_state(run)
     job = cache.job_board().find(state.shown) if state.shown else None
-    return job.result() if job and job.is_over and not job.was_cancelled else None
+    if job is None or not job.is_over or job.was_cancelled:
+        return None
+    experiment: Experiment = job.result()
+    return experiment

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,16 +14,9 @@ from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy
 from core.metrics import Rate, rate_of
 from core.models import ExitModel
+from core.progress import CancelToken
 
 BATCH_SIZE = 128
-
-
-class CancelToken(Protocol):
-    """Anything that can say that the work is no longer wanted, such as ``threading.Event``."""
-
-    def is_set(self) -> bool:
-        """True once the work should end."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +38,11 @@ class AttackProgress:
     num_images: int
     share: float
     seconds: float
+
+    @property
+    def words(self) -> str:
+        """The same for the screen."""
+        return f"step {self.step} of {self.num_steps} · {self.num_images} images · {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True, eq=False)
