@@ -26,15 +26,16 @@ from streamlit.testing.v1 import AppTest
 from torch import Tensor
 from toys import TOY_CLASSES, TOY_DATASET, toy_image_set, write_hub_parquet
 
-from core import fetch as fetching
+from core import sources
 from core.__main__ import main
 from core.archives import CifarLayout, read_cifar, read_tiny_imagenet
 from core.checkpoints import list_models
 from core.data import DATA_ROOT_VARIABLE, ImageSet, data_root, open_image_set
 from core.datasets import DATASETS
 from core.errors import Cancelled, ExitLensError
-from core.fetch import SOURCES, Source, fetch, missing_data_sets
+from core.fetch import fetch, missing_data_sets
 from core.progress import Progress
+from core.sources import SOURCES, Source
 
 ROOT = Path(__file__).parents[1]
 NUM_TRAIN, NUM_TEST = TOY_DATASET.num_train, TOY_DATASET.num_test
@@ -357,7 +358,7 @@ def test_page_in_the_place_of_the_archive_is_named_by_its_status(toy: Served, tm
 
 def test_server_that_falls_silent_is_given_up(toy: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Mutant: no time-out, and the fetch waits for ever.
-    monkeypatch.setattr(fetching, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(sources, "TIMEOUT_SECONDS", 0.2)
     silence = threading.Event()
     toy.in_the_middle = lambda: silence.wait(20)
     refused("timed out", root=tmp_path / "data")
@@ -367,7 +368,7 @@ def test_server_that_falls_silent_is_given_up(toy: Served, tmp_path: Path, monke
 
 def test_server_that_never_ends_is_cut_off(toy: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Mutant: no bound, and the disk fills.
-    monkeypatch.setattr(fetching, "MAX_ARCHIVE_BYTES", len(GOOD) // 2)
+    monkeypatch.setattr(sources, "MAX_ARCHIVE_BYTES", len(GOOD) // 2)
     refused("sends more than", root=tmp_path / "data")
     assert everything_below(tmp_path / "data") == []
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import streamlit as st
 
 from core.errors import ExitLensError
-from core.fetch import SOURCES
+from core.sources import SOURCES
 from ui import cache, running
 from ui.controls import DATASET_LABELS
 
