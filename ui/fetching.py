@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 import streamlit as st
 
+from core.data import data_root_to_fill
 from core.errors import ExitLensError
 from core.sources import SOURCES
 from ui import cache, running
@@ -22,34 +23,39 @@ def fetch_controls() -> None:
     if not is_local_visit():
         return
     try:
-        missing = cache.missing_data_sets()
+        missing, root = cache.missing_data_sets(), data_root_to_fill()
     except ExitLensError:  # a wrong data root: the table of image sets says so
         return
-    if missing:
-        st.subheader("Get a data set")
-        st.caption("From its authors' site, checked by its checksum, stored in the data root of this machine.")
-    for name in missing:
-        _fetch_row(name)
+    if not missing:
+        return
+    st.subheader("Get a data set")
+    st.caption(f"Each from its official address, compared with its checksum, and stored in `{root}`.")
+    offered = [name for name in missing if not _is_under_way(name)]
+    with st.container(horizontal=True):
+        for name in offered:
+            label = f"Fetch {DATASET_LABELS[name]} ({SOURCES[name].num_bytes / 1e6:.0f} MB)"
+            st.button(label, key=f"fetch-{name}", on_click=cache.start_fetch, args=(name,))
 
 
-def _fetch_row(name: str) -> None:
+def _is_under_way(name: str) -> bool:
+    """Whether a data set is being fetched: then its progress is shown; after a failure, the reason."""
     board = cache.fetch_board()
     job = board.find(name)
-    if job and not job.is_over:
+    if job is None or job.was_cancelled:
+        return False
+    if not job.is_over:
         st.markdown(f"Fetching {DATASET_LABELS[name]} …")
         running.progress(job, key=f"cancel-fetch-{name}", starting="waiting to start")
-        return
-    if job and not job.was_cancelled:
-        try:
-            job.result()
-        except ExitLensError as error:
-            st.error(str(error))
-        else:  # it is here now, and was not when the list of missing ones was made
-            board.forget(name)
-            cache.forget_data_sets()
-            st.rerun()
-    label = f"Fetch {DATASET_LABELS[name]} ({SOURCES[name].num_bytes / 1e6:.0f} MB)"
-    st.button(label, key=f"fetch-{name}", on_click=cache.start_fetch, args=(name,))
+        return True
+    try:
+        job.result()
+    except ExitLensError as error:
+        st.error(str(error))
+        return False
+    # It came after the list of missing ones was made.
+    board.forget(name)
+    cache.forget_data_sets()
+    st.rerun()
 
 
 def is_local_visit() -> bool:
