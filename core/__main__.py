@@ -59,9 +59,15 @@ def models(
             print("  cannot stop early: it computes all exits for every image, and its costs are those its owner gave")
 
 
-@app.command()
-def data(as_json: AsJson = False) -> None:
-    """The image sets that can be opened here, and why the others cannot."""
+data_commands = typer.Typer()
+app.add_typer(data_commands, name="data")
+
+
+@data_commands.callback(invoke_without_command=True)
+def data(context: typer.Context, as_json: AsJson = False) -> None:
+    """The image sets that can be opened here, and why the others cannot; `fetch` brings more."""
+    if context.invoked_subcommand:
+        return
     from core.data import list_image_sets
 
     statuses = list_image_sets()
@@ -70,6 +76,35 @@ def data(as_json: AsJson = False) -> None:
         return
     for status in statuses:
         print(f"{status.name:24} {f'{status.num_images:,} images' if status.is_ready else status.problem}")
+
+
+@data_commands.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="cifar10, cifar100 or tiny-imagenet.")],
+    origin: Annotated[
+        str | None, typer.Option("--from", help="The official archive as a file or at another address.")
+    ] = None,
+    any_checksum: Annotated[
+        bool, typer.Option("--any-checksum", help="With --from: take an archive that was packed anew.")
+    ] = False,
+) -> None:
+    """Download a data set from its authors, check it, and store it in the data root."""
+    from core.fetch import fetch as bring
+    from core.progress import Progress
+
+    # Delayed, so that what fails at once is one line.
+    with tqdm(total=100, bar_format="{l_bar}{bar}| {elapsed}<{remaining}", delay=0.2, file=sys.stderr) as bar:
+
+        def on_progress(progress: Progress) -> None:
+            bar.set_description(progress.words, refresh=False)
+            bar.n = round(100 * progress.share)
+            bar.update(0)
+
+        fetched = bring(name, origin, any_checksum=any_checksum, on_progress=on_progress, cancel=_cancel_on_interrupt())
+    parts = " and ".join(f"{count:,} {split} images" for split, count in fetched.written.items())
+    print(f"Wrote {parts} of {name} to {fetched.folder}.")
+    if fetched.kept:
+        print(f"Kept the {fetched.kept[0]} images that were there already.")
 
 
 @app.command()

@@ -22,6 +22,7 @@ from core.hub import count_images, decode, official_split, read_split, wanted_fi
 
 SPLITS = ("train", "validation", "test", "samples")
 DATA_ROOT_VARIABLE = "EXITLENS_DATA"
+DEFAULT_DATA_ROOT = Path("~/.cache/exitlens/data")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,25 +119,35 @@ class ImageSetStatus:
 
 
 def data_root() -> Path | None:
-    """The folder named by ``EXITLENS_DATA``, or None when it is unset or empty.
+    """The folder named by ``EXITLENS_DATA``; where that is unset or empty, ``~/.cache/exitlens/data`` if it is there.
 
     Raises:
         ExitLensError: If the variable names something that is not a folder.
     """
     value = os.environ.get(DATA_ROOT_VARIABLE, "").strip()
-    if not value:
-        return None
     try:
-        root = Path(value).expanduser()
+        root = Path(value or DEFAULT_DATA_ROOT).expanduser()
         is_folder = root.is_dir()
     except (OSError, RuntimeError):  # a name too long, a folder that may not be read, a home of no such user
         is_folder = False
-    if not is_folder:
-        raise ExitLensError(
-            f"{DATA_ROOT_VARIABLE} is {value!r}, which is not a folder. Point it at a folder that holds "
-            "cifar10/test.parquet, or unset it to work with the bundled samples."
-        )
-    return root
+    if is_folder or not value:
+        return root if is_folder else None
+    raise ExitLensError(
+        f"{DATA_ROOT_VARIABLE} is {value!r}, which is not a folder. Point it at a folder that holds "
+        "cifar10/test.parquet, or unset it to work with the bundled samples."
+    )
+
+
+def data_root_to_fill() -> Path:
+    """The data root for a fetched data set; the default one need not be there yet.
+
+    Raises:
+        ExitLensError: If ``EXITLENS_DATA`` names something that is not a folder, or is unset where there is no home.
+    """
+    try:
+        return data_root() or DEFAULT_DATA_ROOT.expanduser()
+    except RuntimeError as error:
+        raise ExitLensError(f"There is no home folder for data sets. Set {DATA_ROOT_VARIABLE} to a folder.") from error
 
 
 def parse_image_set_name(name: str) -> tuple[str, str, list[int] | None]:
@@ -209,7 +220,7 @@ def _needed_root(dataset: Dataset, split: str, root: Path | None) -> Path:
     if found is None:
         raise ExitLensError(
             f"{dataset.name}:{split} needs a data root. Set {DATA_ROOT_VARIABLE} to a folder that holds "
-            f"{wanted_files(dataset, split)}."
+            f"{wanted_files(dataset, split)}, or run `python -m core data fetch {dataset.name}`."
         )
     return found
 

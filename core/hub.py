@@ -116,7 +116,8 @@ def _shards(dataset: Dataset, split: str, root: Path) -> list[Path]:
             by_folder.setdefault(file.parent, []).append(file)
     if not by_folder:
         raise ExitLensError(
-            f"{root} does not hold {wanted_files(dataset, split)}. Put the file there, or choose another image set."
+            f"{root} does not hold {wanted_files(dataset, split)}. Put the file there, or run "
+            f"`python -m core data fetch {dataset.name}`."
         )
     shallowest = min(len(place.parts) for place in by_folder)
     places = [place for place in by_folder if len(place.parts) == shallowest]

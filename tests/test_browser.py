@@ -81,9 +81,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """A fresh server with no data root: what a newcomer has."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A fresh server with no data root and nothing in the home folder: what a newcomer has."""
     environment = {key: value for key, value in os.environ.items() if key != "EXITLENS_DATA"}
+    environment["HOME"] = str(tmp_path_factory.mktemp("home"))
     yield from served(environment)
 
 

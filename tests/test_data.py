@@ -31,6 +31,7 @@ NUM_TEST = TOY_DATASET.num_test
 def no_data_root_by_accident(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if not request.node.get_closest_marker("data"):
         monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
+        monkeypatch.setattr("core.data.DEFAULT_DATA_ROOT", Path("no-such-folder"))
 
 
 @pytest.fixture(scope="module")

@@ -117,6 +117,7 @@ def test_whatever_the_data_root_is_the_samples_open(
 ) -> None:
     # Mutant: a page that insists on the data root shows an error or a stack trace.
     monkeypatch.delenv("EXITLENS_DATA", raising=False)
+    monkeypatch.setattr("core.data.DEFAULT_DATA_ROOT", tmp_path / "none")
     if root == "damaged":
         (tmp_path / "cifar10").mkdir()
         (tmp_path / "cifar10" / "test.parquet").write_bytes(b"PAR1 not really")

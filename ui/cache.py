@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 import torch
 
-from core import checkpoints, data
+from core import checkpoints, data, fetch
 from core.attacks.linf import images_at_step
 from core.attacks.run import AttackProgress, AttackResult
 from core.attribution import saliency_maps
@@ -44,6 +44,12 @@ def job_board() -> JobBoard:
     return JobBoard()
 
 
+@st.cache_resource
+def fetch_board() -> JobBoard:
+    """Fetches of data sets by name, on a board of their own so that no attack waits for a download."""
+    return JobBoard()
+
+
 @st.cache_resource(max_entries=12, show_spinner=False)
 def loaded_model(name: str, weights_sha256: str) -> tuple[LoadedModel, ModelCard]:
     """A model, shared by all sessions and never changed; the hash makes a retrained model a new entry."""
@@ -60,6 +66,23 @@ def image_set(name: str) -> ImageSet:
 def image_set_statuses() -> list[ImageSetStatus]:
     """All image sets, ready or not."""
     return data.list_image_sets()
+
+
+@st.cache_data(ttl=30, show_spinner=False)
+def missing_data_sets() -> list[str]:
+    """The data sets that a fetch would bring."""
+    return fetch.missing_data_sets()
+
+
+def forget_data_sets() -> None:
+    """Makes the next look at the image sets a fresh one, as after a fetch."""
+    image_set_statuses.clear()
+    missing_data_sets.clear()
+
+
+def start_fetch(name: str) -> None:
+    """Starts to fetch a data set in the background."""
+    fetch_board().start(name, lambda on_progress, cancel: fetch.fetch(name, on_progress=on_progress, cancel=cancel))
 
 
 def cards() -> tuple[list[ModelCard], list[str]]:

@@ -18,6 +18,7 @@ from ui import cache
 
 EPSILONS = ("0.25/255", "0.5/255", "1/255", "2/255", "4/255", "8/255", "16/255")
 AIMS = {"taken": "the exit taken", "final": "the final exit", "mean": "the mean of all exits"}
+DATASET_LABELS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tiny-imagenet": "Tiny-ImageNet"}
 ATTACK_LABELS = {"fgsm": "FGSM", "pgd": "PGD", "mi-fgsm": "MI-FGSM"}
 FALLBACKS = {"final": "the final exit answers", "most_confident": "the most confident exit answers"}
 
@@ -236,8 +237,7 @@ def _pixels(text: str) -> float:
 
 def _set_label(name: str) -> str:
     dataset, split = name.split(":")
-    label = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tiny-imagenet": "Tiny-ImageNet"}[dataset]
-    return f"{label} {split}"
+    return f"{DATASET_LABELS[dataset]} {split}"
 
 
 def _why_samples(problems: list[str]) -> str:

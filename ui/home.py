@@ -7,7 +7,7 @@ from core.attacks.spec import pgd
 from core.datasets import DATASETS
 from core.exits import ExitPolicy
 from core.experiment import ExperimentSpec, attack_for
-from ui import cache, result, running
+from ui import cache, fetching, result, running
 from ui.controls import Setting, glyph_label
 from ui.picking import selection_text
 
@@ -96,6 +96,7 @@ def what_is_ready() -> None:
         ),
         hide_index=True,
     )
+    fetching.fetch_controls()
 
 
 def _state_words(has_model: bool) -> str:

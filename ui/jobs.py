@@ -79,6 +79,12 @@ class JobBoard:
         with self._lock:
             return self._jobs.get(spec)
 
+    def forget(self, spec: Hashable) -> None:
+        """Lets go of a job that is over, so that the next who asks gets a new one."""
+        with self._lock:
+            if spec in self._jobs and self._jobs[spec].is_over:
+                del self._jobs[spec]
+
     def start(self, spec: Hashable, work: Work[Result]) -> Job[Result]:
         """The job of a spec: the known one unless it is being cancelled, was cancelled or failed, else a new one.
 

@@ -144,18 +144,24 @@ def _attack_again(threshold: float, state: RunState) -> None:
 
 
 @st.fragment(run_every=0.5)
-def progress(job: Job[Any]) -> None:
-    """Progress and Cancel of a job; reruns the page once the job is over."""
+def progress(job: Job[Any], key: str = "cancel", starting: str = "loading the models") -> None:
+    """Progress and Cancel of a job; reruns the page once the job is over.
+
+    Args:
+        job: Under way, or waiting for its turn.
+        key: Of the Cancel button; one per job on the page.
+        starting: Said before the first progress.
+    """
     if job.is_over:
         st.rerun()
     latest = job.progress
     columns = st.columns([4, 1], vertical_alignment="center")
     if latest is None:
         waiting = cache.job_board().position(job)
-        columns[0].progress(0.0, f"waiting for {waiting} other jobs" if waiting else "loading the models")
+        columns[0].progress(0.0, f"waiting for {waiting} other jobs" if waiting else starting)
     else:
         columns[0].progress(latest.share, latest.words)
-    if columns[1].button("Cancel", key="cancel", disabled=job.cancel.is_set()):
+    if columns[1].button("Cancel", key=key, disabled=job.cancel.is_set()):
         job.cancel.set()
 
 
