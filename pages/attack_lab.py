@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from ui import cache, close_up, picking, result, running, uploading
+from ui import cache, close_up, ladder, picking, result, running, uploading
 from ui.controls import attack_controls, setting_controls
 from ui.shell import kind_errors, page_setup
 
@@ -31,5 +31,6 @@ with kind_errors():
     else:
         own = result.headline(experiment, setting)
         result.population(experiment, setting, own)
-        close_up.close_up(experiment, setting, own)
+        smallest = ladder.ladder(experiment)
+        close_up.close_up(experiment, setting, own, smallest)
         result.take_away(experiment, setting)

@@ -12,6 +12,7 @@ import pytest
 from core.figures import theme
 from core.figures.attribution import saliency_figure
 from core.figures.confidence import confidence_figure
+from core.figures.ladder import ladder_figure
 from core.figures.shift import shift_figure
 from core.figures.steps import steps_figure
 from core.figures.transfer import transfer_figure
@@ -155,6 +156,15 @@ LABELS = {"b": "● ResNet-56 early-exit", "a": "■ ResNet-56 static"}
 SHIFTS = {"early": {"earlier": 5, "same": 2, "later": 1}, "static": {"earlier": 0, "same": 8, "later": 0}}
 
 
+LADDER_ROWS = pd.DataFrame(
+    [
+        {"epsilon": epsilon, "num_fooled": share.num_hits, "num_images": 4, "rate": share.value}
+        | {"low": share.low, "high": share.high}
+        for epsilon, share in ((1 / 255, rate(1, 4)), (8 / 255, rate(4, 4)))
+    ]
+)
+
+
 def all_figures() -> list[go.Figure]:
     return [
         confidence_of_four_exits(),
@@ -162,6 +172,7 @@ def all_figures() -> list[go.Figure]:
         transfer_figure(TRANSFER_ROWS, LABELS),
         steps_figure(STEP_ROWS, EXITS_AT_STEPS, CLASSES),
         saliency_figure(np.ones((2, 3, 3)), -np.ones((2, 3, 3))),
+        ladder_figure(LADDER_ROWS),
     ]
 
 
@@ -313,3 +324,12 @@ def test_saliency_of_nought_has_a_scale_all_the_same() -> None:
     # Mutant: ``or 1.0`` dropped: a scale from 0 to 0.
     axis = saliency_figure(np.zeros((1, 2, 2)), np.zeros((1, 2, 2))).layout.coloraxis
     assert (axis.cmin, axis.cmax) == (-1, 1)
+
+
+def test_ladder_draws_percent_within_each_radius_with_its_interval() -> None:
+    # Mutant: shares instead of percent, or bounds drawn as distances.
+    (line,) = ladder_figure(LADDER_ROWS).data
+    assert list(line.x) == ["1/255", "8/255"] and list(line.y) == [25, 100]
+    assert line.error_y.arrayminus[0] == pytest.approx(25 - 100 * rate(1, 4).low)
+    assert line.error_y.array[1] == pytest.approx(0)
+    assert list(line.customdata) == ["1 of 4", "4 of 4"]

@@ -191,3 +191,13 @@ def test_attack_is_replayed_step_by_step() -> None:
     first = test.slider(key="replay").set_value(0).run()
     assert any("step 0 of 10: " in str(image.proto) for image in first.get("image"))
     assert len(first.get("plotly_chart")) == charts and not first.exception
+
+
+def test_ladder_finds_the_smallest_epsilon_of_each_image() -> None:
+    # Mutant: a button that starts nothing, or the close-up of another image's radius.
+    test = finished(opened("attack_lab", images="0-2"), has_metrics)
+    assert not any("is enough" in each.value for each in test.markdown)
+    test.button(key="climb").click().run()
+    finished(test, lambda page: any("attackable images, **the median" in each.value for each in page.markdown))
+    assert any("/255 is enough" in each.value for each in test.markdown)
+    assert not test.exception and not test.error

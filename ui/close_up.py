@@ -5,6 +5,7 @@ import pandas as pd
 import streamlit as st
 import torch
 
+from core.attacks.spec import as_255
 from core.exits import decide_from_confidences
 from core.experiment import Experiment
 from core.figures import confidence_figure, steps_figure
@@ -17,8 +18,15 @@ PERTURBATION_GAIN = 10
 MAX_REPLAYED = 40  # steps: a longer attack would keep the page waiting for one picture
 
 
-def close_up(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> None:
-    """One image: pictures, the central chart, its twin beside it, the trajectory and the saliency maps."""
+def close_up(experiment: Experiment, setting: Setting, own: pd.DataFrame, smallest: pd.DataFrame | None) -> None:
+    """One image: pictures, the central chart, its twin beside it, the trajectory and the saliency maps.
+
+    Args:
+        experiment: What was done.
+        setting: The policy in force.
+        own: Decisions on the model in question.
+        smallest: Schema ``LADDER``, where the ladder was climbed.
+    """
     st.subheader("One image in close-up")
     class_names = experiment.image_set.class_names
     indices = experiment.image_set.indices.tolist()
@@ -47,7 +55,7 @@ def close_up(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> Non
     )
     st.markdown(
         f"**{before} → {after}** · {100 * row.clean_cost:.0f} % → {100 * row.adversarial_cost:.0f} % of the "
-        f"multiply-adds · true class {class_names[row.label]}"
+        f"multiply-adds · true class {class_names[row.label]}{_smallest_words(smallest, position)}"
     )
     others = [source for source in experiment.results if source != name]
     columns = st.columns([3, 2] if others else 1)
@@ -56,6 +64,15 @@ def close_up(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> Non
             _confidence_panel(experiment, setting, target, position)
     _trajectory(experiment, setting, position)
     _saliency(experiment, position)
+
+
+def _smallest_words(smallest: pd.DataFrame | None, position: int) -> str:
+    if smallest is None or not smallest.attackable.iloc[position]:
+        return ""
+    epsilon = smallest.smallest_epsilon.iloc[position]
+    if pd.isna(epsilon):
+        return f" · holds up to {as_255(smallest.largest_tried.iloc[position])}"
+    return f" · {as_255(epsilon)} is enough"
 
 
 def _most_telling(own: pd.DataFrame) -> int:

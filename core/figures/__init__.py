@@ -6,6 +6,7 @@ from core.figures.confidence import confidence_figure
 from core.figures.confusion import confusion_figure
 from core.figures.curve import StaticPoint, curve_figure
 from core.figures.exits import model_exits_figure
+from core.figures.ladder import ladder_figure
 from core.figures.matrix import matrix_figure
 from core.figures.shift import shift_figure
 from core.figures.steps import steps_figure
@@ -17,6 +18,7 @@ __all__ = [
     "confidence_figure",
     "confusion_figure",
     "curve_figure",
+    "ladder_figure",
     "matrix_figure",
     "model_exits_figure",
     "reliability_figure",
