@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from core.metrics import rate
+from core.model_tables import calibration_tables
 from core.tables import TableSchema
 
 NUM_BINS = 10
@@ -66,6 +67,26 @@ def confidence_spread_table(exits: pd.DataFrame) -> pd.DataFrame:
         place = (state, exit_index, bin_index, bin_index / NUM_BINS, (bin_index + 1) / NUM_BINS, right)
         rows.append((*place, num_images, num_all, share.value, share.low, share.high))
     return CONFIDENCE_SPREAD.check(pd.DataFrame(rows, columns=list(CONFIDENCE_SPREAD.columns)))
+
+
+def attacked_calibration_tables(exits: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Calibration of every exit on clean and on adversarial images: schemas ``CALIBRATION`` and ``RELIABILITY``.
+
+    Args:
+        exits: Rows of one source and one target (schema ``EXITS``).
+    """
+    groups = [
+        (
+            exit_index,
+            state,
+            torch.from_numpy(rows.confidence.to_numpy(copy=True)),
+            torch.from_numpy(rows.right.to_numpy(copy=True)),
+        )
+        for exit_index in range(int(exits.exit_index.max()) + 1)
+        for state in ("clean", "adversarial")
+        for rows in [exits[(exits.exit_index == exit_index) & (exits.state == state)]]
+    ]
+    return calibration_tables(groups)
 
 
 def top_classes_table(clean_logits: Tensor, adversarial_logits: Tensor, label: int, image_id: str) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from ui import cache, confidence
+from ui import cache, confidence, model_trust
 from ui.controls import setting_controls
 from ui.running import pair_experiment
 from ui.shell import kind_errors, page_setup
@@ -22,3 +22,6 @@ with kind_errors():
     confidence.one_image(experiment, setting, own)
     st.header("All images")
     confidence.population(experiment, setting)
+    model_trust.calibration_panel(
+        None, *cache.attacked_calibration(experiment.spec, experiment), confidence.where(experiment)
+    )

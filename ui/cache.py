@@ -15,7 +15,7 @@ from core.attacks.linf import images_at_step
 from core.attacks.run import AttackProgress, AttackResult
 from core.attribution import saliency_maps
 from core.checkpoints import LoadedModel, ModelCard
-from core.confidence_tables import confidence_spread_table
+from core.confidence_tables import attacked_calibration_tables, confidence_spread_table
 from core.data import ImageSet, ImageSetStatus
 from core.errors import ExitLensError
 from core.evaluation import Evaluation, EvaluationSpec, evaluate, exit_logits
@@ -298,10 +298,21 @@ def made_at_chart(spec: ExperimentSpec, _experiment: Experiment) -> tuple[pd.Dat
     return table, exits_made_at_figure(table)
 
 
+def own_exits(experiment: Experiment) -> pd.DataFrame:
+    """What every exit of the model in question says of its clean images and of what was made on it."""
+    table = exits(experiment.spec, experiment)
+    name = experiment.spec.model
+    return table[(table.source == name) & (table.target == name)]
+
+
 @st.cache_data(max_entries=32, show_spinner=False)
 def spread_chart(spec: ExperimentSpec, _experiment: Experiment) -> tuple[pd.DataFrame, go.Figure]:
     """How sure every exit of the model in question is of all images, as a table and drawn."""
-    table = exits(spec, _experiment)
-    own = table[(table.source == spec.model) & (table.target == spec.model)]
-    spread = confidence_spread_table(own)
+    spread = confidence_spread_table(own_exits(_experiment))
     return spread, confidence_spread_figure(spread)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def attacked_calibration(spec: ExperimentSpec, _experiment: Experiment) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Calibration and reliability of every exit of the model in question, clean and attacked."""
+    return attacked_calibration_tables(own_exits(_experiment))

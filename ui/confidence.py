@@ -86,23 +86,24 @@ def population(experiment: Experiment, setting: Setting) -> None:
     """How sure every exit is of all images; a selected bar shows its images."""
     spec, card = experiment.spec, experiment.cards[experiment.spec.model]
     names = exit_names(card.num_exits)
+    dotted = ""
     spread, figure = cache.spread_chart(spec, experiment)
     if card.num_exits > 1:
-        add_threshold(figure, setting.policy.threshold)
+        add_threshold(figure, setting.policy.threshold, is_labelled=False)
+        dotted = f"; dotted: the threshold, {setting.policy.threshold:.2f}"
     bars = figure_panel(
         figure,
         key=f"confidence-spread-{card.name}",
         alt=f"Confidence of {len(experiment.image_set)} images at every exit, clean and adversarial. "
         + _spread_words(experiment),
         caption="Every exit is asked about every image, also about those that leave earlier. Filled: right, hollow: "
-        f"wrong; dotted: the threshold. Click a bar to see its images. {where(experiment)}.",
+        f"wrong{dotted}. Click a bar to see its images. {where(experiment)}.",
         table=spread,
         selectable=True,
     )
     if not bars:
         return
-    exits = cache.exits(spec, experiment)
-    exits = exits[(exits.source == spec.model) & (exits.target == spec.model)]
+    exits = cache.own_exits(experiment)
     chosen: set[str] = set()
     for state, exit_index, bin_index, right, *_ in bars:
         rows = exits[(exits.state == state) & (exits.exit_index == exit_index) & (exits.right == right)]
@@ -116,12 +117,9 @@ def population(experiment: Experiment, setting: Setting) -> None:
 
 
 def _spread_words(experiment: Experiment) -> str:
-    exits = cache.exits(experiment.spec, experiment)
-    name = experiment.spec.model
-    own = exits[(exits.source == name) & (exits.target == name)]
-    names = exit_names(experiment.cards[name].num_exits)
-    means = own.pivot_table(index="exit_index", columns="state", values="confidence")
+    names = exit_names(experiment.cards[experiment.spec.model].num_exits)
+    means = cache.own_exits(experiment).groupby(["exit_index", "state"]).confidence.mean().unstack()
     return "; ".join(
-        f"{names[index]}: mean {means.clean[index]:.2f} clean, {means.adversarial[index]:.2f} adversarial"
-        for index in means.index
+        f"{names[index]}: mean {row['clean']:.2f} clean, {row['adversarial']:.2f} adversarial"
+        for index, row in enumerate(means.to_dict("records"))
     )

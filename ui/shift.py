@@ -11,7 +11,7 @@ from core.figures.theme import SHIFT_GLYPHS, exit_names, signed
 from core.metrics import rate
 from core.shift_tables import exit_flow_table, share_out_table, shift_groups
 from ui import cache
-from ui.controls import Setting, glyph_label
+from ui.controls import FALLBACKS, Setting, glyph_label
 from ui.linked import linked_images
 from ui.panels import figure_panel, rate_words, table_panel
 
@@ -60,8 +60,8 @@ def headline(experiment: Experiment, setting: Setting, own: pd.DataFrame, effici
     result = experiment.results[experiment.spec.model]
     st.caption(
         f"{glyph_label(experiment.cards[experiment.spec.model])} · {result.spec.label} · made at "
-        f"T = {result.made_at.threshold:.2f} · judged at T = {setting.policy.threshold:.2f}, "
-        f"{setting.policy.fallback.replace('_', ' ')} answers when no exit is sure · {experiment.spec.images} · "
+        f"T = {result.made_at.threshold:.2f} · judged at T = {setting.policy.threshold:.2f}; when no "
+        f"exit is sure, {FALLBACKS[setting.policy.fallback]} · {experiment.spec.images} · "
         f"n = {len(own)} · 95 % intervals: Wilson for shares, bootstrap over images for the change in cost"
     )
 
@@ -108,8 +108,8 @@ def who_moves_where(experiment: Experiment, own: pd.DataFrame, where: str) -> No
             key=f"exit-matrix-{card.name}",
             alt=f"Matrix of exits, clean by adversarial. {alt}.",
             caption="Of the images that leave at an exit when clean (a row), the share that leaves at each exit once "
-            f"attacked; the number of images stands in the cell. On the frame: the same exit. Click a cell to see "
-            f"its images. {where}.",
+            "attacked; the number of images stands in the cell. Framed: the same exit; an empty row: no image leaves "
+            f"there when clean. Click a cell to see its images. {where}.",
             table=flow,
             selectable=True,
         )

@@ -82,7 +82,7 @@ def _add_words(
 
     Words take the theme's text colour: no data colour is legible as small text on both backgrounds.
     """
-    previous = None
+    previous, was_named = None, False
     for exit_index, predicted, confidence in rows[["exit_index", "predicted", "confidence"]].to_numpy().tolist():
         word = class_names[int(predicted)]
         place = {"x": names[int(exit_index)], "y": confidence}
@@ -92,7 +92,8 @@ def _add_words(
                 text=f"leaves here: {word}",
                 font={"size": FONT_SIZE},
                 ax=0,
-                ay=-36 * side,
+                # Past the word of the exit before, which would stand in the way.
+                ay=(-54 if was_named else -36) * side,
                 arrowcolor=colour,
                 arrowwidth=1.5,
                 arrowhead=0,
@@ -100,4 +101,4 @@ def _add_words(
             )
         elif word != previous:
             figure.add_annotation(**place, text=word, font={"size": 12}, showarrow=False, yshift=15 * side)
-        previous = word
+        was_named, previous = word != previous, word

@@ -11,6 +11,7 @@ from core.figures.theme import (
     THRESHOLD,
     bare_figure,
     exit_names,
+    interval,
     signed,
 )
 
@@ -49,10 +50,11 @@ def cost_change_figure(decisions: pd.DataFrame, efficiency: pd.DataFrame) -> go.
             figure.add_trace(go.Scatter(mode="markers", marker=marker, **common))
         else:
             figure.add_trace(go.Bar(marker={"color": SHIFT_COLOURS[word], "line": {"width": 0}}, **common))
-    mean = 100 * efficiency.set_index("group").loc["all", ["cost_change", "cost_change_low", "cost_change_high"]]
+    whole = efficiency[efficiency.group == "all"].iloc[0]
+    mean, low, high = (float(100 * whole[f"cost_change{end}"]) for end in ("", "_low", "_high"))
     across = {"xref": "paper", "x0": 0, "x1": 1}
-    band = {"type": "rect", "y0": mean.iloc[1], "y1": mean.iloc[2], "fillcolor": QUIET, "opacity": 0.25}
-    line = {"type": "line", "y0": mean.iloc[0], "y1": mean.iloc[0], "line": {"color": QUIET, "width": 1.5}}
+    band = {"type": "rect", "y0": low, "y1": high, "fillcolor": QUIET, "opacity": 0.25}
+    line = {"type": "line", "y0": mean, "y1": mean, "line": {"color": QUIET, "width": 1.5}}
     figure.update_layout(
         shapes=[{**across, **band, "line": {"width": 0}}, {**across, **line}],
         annotations=[
@@ -61,9 +63,9 @@ def cost_change_figure(decisions: pd.DataFrame, efficiency: pd.DataFrame) -> go.
                 "xref": "paper",
                 "x": 0,
                 "xanchor": "left",
-                "y": max(0.0, mean.iloc[2]),
+                "y": max(0.0, high),
                 "yanchor": "bottom",
-                "text": f"mean {signed(mean.iloc[0])} points",
+                "text": f"mean {signed(mean)} points",
                 "showarrow": False,
                 "font": {"size": 12},
             }
@@ -99,13 +101,7 @@ def share_out_figure(share_out: pd.DataFrame, efficiency: pd.DataFrame) -> go.Fi
                 name=f"{state}: {100 * accuracy[f'{state}_accuracy']:.0f} % right",
                 line={"color": colour, "dash": dash, "width": 2},
                 marker={"symbol": symbol, "size": 9, "color": colour},
-                error_y={
-                    "type": "data",
-                    "array": [0.0, *(100 * (rows.high - rows.share))],
-                    "arrayminus": [0.0, *(100 * (rows.share - rows.low))],
-                    "thickness": 1.2,
-                    "width": 3,
-                },
+                error_y=interval(*(pd.Series([0.0, *(100 * rows[end])]) for end in ("share", "low", "high"))),
                 customdata=[
                     [name, state, 100 * low, 100 * high, int(out), int(num_all)]
                     for name, (low, high, out, num_all) in zip(names, spread, strict=True)

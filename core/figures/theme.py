@@ -78,16 +78,9 @@ def interval(value: pd.Series, low: pd.Series, high: pd.Series) -> dict[str, obj
     return {"type": "data", "array": high - value, "arrayminus": value - low, "thickness": 1.2, "width": 3}
 
 
-def add_threshold(figure: go.Figure, threshold: float) -> None:
-    """Draws the threshold across a confidence axis, dotted and labelled at the left."""
+def add_threshold(figure: go.Figure, threshold: float, *, is_labelled: bool = True) -> None:
+    """Draws the threshold across a confidence axis, dotted, and labelled at the left where there is room."""
     figure.add_hline(threshold, line={"color": THRESHOLD, "dash": "dot", "width": 1.5})
-    figure.add_annotation(
-        x=0,
-        xref="paper",
-        xanchor="left",
-        y=threshold,
-        yanchor="bottom",
-        text=f"threshold {threshold:.2f}",
-        showarrow=False,
-        font={"size": 12},
-    )
+    if is_labelled:
+        place = {"x": 0, "xref": "paper", "xanchor": "left", "y": threshold, "yanchor": "bottom"}
+        figure.add_annotation(**place, text=f"threshold {threshold:.2f}", showarrow=False, font={"size": 12})
