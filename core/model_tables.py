@@ -1,10 +1,11 @@
 """Tables about one model on one image set: exits, curve, operating points, calibration, overthinking, confusion."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from core.calibration import auroc, calibration_error, calibration_floor, confidence_bins
 from core.checkpoints import ModelCard
@@ -180,35 +181,47 @@ def operating_points_table(card: ModelCard, curve: pd.DataFrame) -> pd.DataFrame
 def reliability_tables(evaluation: Evaluation, policy: ExitPolicy) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Calibration of every exit, on all images and on those that reach it: ``CALIBRATION``, ``RELIABILITY``."""
     computed_exit = evaluation.decide(policy).computed_exit
-    calibration, reliability = [], []
+    groups = []
     for exit_index in range(evaluation.confidence.shape[1]):
         reach = computed_exit >= exit_index
         for among, counted in zip(AMONG, (torch.ones_like(reach), reach), strict=True):
-            confidence = evaluation.confidence[counted, exit_index].double()
-            right = evaluation.right[counted, exit_index]
-            bins = confidence_bins(confidence, right)
-            calibration.append(
-                {
-                    "exit_index": exit_index,
-                    "among": among,
-                    **_rate_columns(rate_of(right)),
-                    "mean_confidence": confidence.mean().item(),
-                    "ece": calibration_error(bins),
-                    "ece_floor": calibration_floor(confidence),
-                    "auroc": auroc(confidence, right),
-                }
-            )
-            reliability += [
-                {
-                    "exit_index": exit_index,
-                    "among": among,
-                    "bin_low": each.low,
-                    "bin_high": each.high,
-                    "mean_confidence": each.mean_confidence,
-                    **_rate_columns(each.accuracy),
-                }
-                for each in bins
-            ]
+            confidence, right = evaluation.confidence[counted, exit_index], evaluation.right[counted, exit_index]
+            groups.append((exit_index, among, confidence, right))
+    return calibration_tables(groups)
+
+
+def calibration_tables(groups: Iterable[tuple[int, str, Tensor, Tensor]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Calibration of exits on groups of images: schemas ``CALIBRATION`` and ``RELIABILITY``.
+
+    Args:
+        groups: Of each: the exit, which images these are, their confidences (N,) and whether they are right (N,).
+    """
+    calibration, reliability = [], []
+    for exit_index, among, confidence, right in groups:
+        confidence = confidence.double()
+        bins = confidence_bins(confidence, right)
+        calibration.append(
+            {
+                "exit_index": exit_index,
+                "among": among,
+                **_rate_columns(rate_of(right)),
+                "mean_confidence": confidence.mean().item(),
+                "ece": calibration_error(bins),
+                "ece_floor": calibration_floor(confidence),
+                "auroc": auroc(confidence, right),
+            }
+        )
+        reliability += [
+            {
+                "exit_index": exit_index,
+                "among": among,
+                "bin_low": each.low,
+                "bin_high": each.high,
+                "mean_confidence": each.mean_confidence,
+                **_rate_columns(each.accuracy),
+            }
+            for each in bins
+        ]
     return CALIBRATION.check(pd.DataFrame(calibration)), RELIABILITY.check(pd.DataFrame(reliability))
 
 

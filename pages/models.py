@@ -22,7 +22,7 @@ with kind_errors():
         tables = cache.model_tables(pair.own.evaluation.spec, setting.policy, pair.own.evaluation)
         model_report.exits_panel(pair, tables["model_exits"], where)
         model_report.curve_panel(pair, setting)
-        model_trust.calibration_panel(pair, tables["calibration"], tables["reliability"], where)
+        model_trust.calibration_panel(pair.own.card.kind, tables["calibration"], tables["reliability"], where)
         left, right = st.columns([2, 3])
         with left:
             model_trust.overthinking_panel(pair, tables["overthinking"], where)

@@ -15,12 +15,13 @@ from core.attacks.linf import images_at_step
 from core.attacks.run import AttackProgress, AttackResult
 from core.attribution import saliency_maps
 from core.checkpoints import LoadedModel, ModelCard
+from core.confidence_tables import attacked_calibration_tables, confidence_spread_table
 from core.data import ImageSet, ImageSetStatus
 from core.errors import ExitLensError
 from core.evaluation import Evaluation, EvaluationSpec, evaluate, exit_logits
 from core.exits import ExitPolicy, Fallback
 from core.experiment import Experiment, ExperimentSpec, run_experiment, twin_of
-from core.figures import saliency_figure
+from core.figures import confidence_spread_figure, exits_made_at_figure, saliency_figure
 from core.model_tables import (
     confusion_table,
     curve_table,
@@ -30,6 +31,7 @@ from core.model_tables import (
 )
 from core.models.costs import multiply_adds
 from core.progress import Progress
+from core.shift_tables import efficiency_table, exits_made_at_table
 from core.tables import decisions_table, exits_table, steps_table
 from core.timing import Timing, TimingSpec, time_dynamic
 from ui.jobs import Job, JobBoard
@@ -205,6 +207,19 @@ def decisions(spec: ExperimentSpec, policy: ExitPolicy, _experiment: Experiment)
     return decisions_table(_experiment, policy)
 
 
+def own_decisions(experiment: Experiment, policy: ExitPolicy) -> pd.DataFrame:
+    """The decisions on the model in question under the attack made on it, one row per image."""
+    table = decisions(experiment.spec, policy, experiment)
+    name = experiment.spec.model
+    return table[(table.source == name) & (table.target == name)]
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def efficiency(spec: ExperimentSpec, policy: ExitPolicy, _experiment: Experiment) -> pd.DataFrame:
+    """Cost and accuracy of the model in question, clean and attacked: its bootstrap takes a while."""
+    return efficiency_table(own_decisions(_experiment, policy), _experiment.cards[spec.model].exit_costs)
+
+
 @st.cache_data(max_entries=32, show_spinner=False)
 def exits(spec: ExperimentSpec, _experiment: Experiment) -> pd.DataFrame:
     """What every exit says, whatever the policy."""
@@ -297,3 +312,30 @@ def model_tables(spec: EvaluationSpec, policy: ExitPolicy, _evaluation: Evaluati
         "overthinking": overthinking_table(_evaluation, policy),
         "confusion": confusion_table(_evaluation, policy, card.num_classes),
     }
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def made_at_chart(spec: ExperimentSpec, _experiment: Experiment) -> tuple[pd.DataFrame, go.Figure]:
+    """Where images were about to leave while the model in question was attacked, as a table and drawn."""
+    table = exits_made_at_table(_experiment.results[spec.model])
+    return table, exits_made_at_figure(table)
+
+
+def own_exits(experiment: Experiment) -> pd.DataFrame:
+    """What every exit of the model in question says of its clean images and of what was made on it."""
+    table = exits(experiment.spec, experiment)
+    name = experiment.spec.model
+    return table[(table.source == name) & (table.target == name)]
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def spread_chart(spec: ExperimentSpec, _experiment: Experiment) -> tuple[pd.DataFrame, go.Figure]:
+    """How sure every exit of the model in question is of all images, as a table and drawn."""
+    spread = confidence_spread_table(own_exits(_experiment))
+    return spread, confidence_spread_figure(spread)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def attacked_calibration(spec: ExperimentSpec, _experiment: Experiment) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Calibration and reliability of every exit of the model in question, clean and attacked."""
+    return attacked_calibration_tables(own_exits(_experiment))

@@ -29,20 +29,7 @@ def close_up(experiment: Experiment, setting: Setting, own: pd.DataFrame, smalle
     """
     st.subheader("One image in close-up")
     class_names = experiment.image_set.class_names
-    indices = experiment.image_set.indices.tolist()
-    by_index = dict(zip(indices, own.itertuples(), strict=True))
-
-    def in_words(index: int) -> str:
-        row = by_index[index]
-        arrow = f"{class_names[row.clean_prediction]} → {class_names[row.adversarial_prediction]}"
-        return f"{index} · {class_names[row.label]} · {arrow}"
-
-    if st.session_state.get("detail") not in indices:
-        st.session_state.pop("detail", None)
-    index = st.selectbox(
-        "Image", indices, format_func=in_words, index=_most_telling(own), key="detail", bind="query-params"
-    )
-    position = indices.index(index)
+    position = chosen_image(experiment, own)
     row = own.iloc[position]
     name = experiment.spec.model
     names = exit_names(experiment.cards[name].num_exits)
@@ -61,7 +48,7 @@ def close_up(experiment: Experiment, setting: Setting, own: pd.DataFrame, smalle
     columns = st.columns([3, 2] if others else 1)
     for column, target in zip(columns, [name, *others], strict=True):
         with column:
-            _confidence_panel(experiment, setting, target, position)
+            confidence_panel(experiment, setting, target, position)
     _trajectory(experiment, setting, position)
     _saliency(experiment, position)
 
@@ -73,6 +60,30 @@ def _smallest_words(smallest: pd.DataFrame | None, position: int) -> str:
     if pd.isna(epsilon):
         return f" · holds up to {as_255(smallest.largest_tried.iloc[position])}"
     return f" · {as_255(epsilon)} is enough"
+
+
+def chosen_image(experiment: Experiment, own: pd.DataFrame) -> int:
+    """Lets the viewer choose one of the images; returns its row.
+
+    Args:
+        experiment: The experiment.
+        own: Its decisions on the model in question.
+    """
+    class_names = experiment.image_set.class_names
+    indices = experiment.image_set.indices.tolist()
+    by_index = dict(zip(indices, own.itertuples(), strict=True))
+
+    def in_words(index: int) -> str:
+        row = by_index[index]
+        arrow = f"{class_names[row.clean_prediction]} → {class_names[row.adversarial_prediction]}"
+        return f"{index} · {class_names[row.label]} · {arrow}"
+
+    if st.session_state.get("detail") not in indices:
+        st.session_state.pop("detail", None)
+    index = st.selectbox(
+        "Image", indices, format_func=in_words, index=_most_telling(own), key="detail", bind="query-params"
+    )
+    return indices.index(index)
 
 
 def _most_telling(own: pd.DataFrame) -> int:
@@ -94,7 +105,8 @@ def _pictures(experiment: Experiment, position: int, row: pd.Series, class_names
             st.image(_bytes(picture), width=224, caption=f"{label}: {words}", alt=f"{label} image, {words}")
 
 
-def _confidence_panel(experiment: Experiment, setting: Setting, target: str, position: int) -> None:
+def confidence_panel(experiment: Experiment, setting: Setting, target: str, position: int) -> None:
+    """How sure every exit of one model is of one image, before and after the attack on this very model."""
     spec, card = experiment.spec, experiment.cards[target]
     # The twin is shown under the same attack made on it, as a fair comparison; the strip above has the rest.
     exits = cache.exits(spec, experiment)

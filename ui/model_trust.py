@@ -17,15 +17,22 @@ from ui.measuring import Pair
 from ui.panels import figure_panel, rate_words, table_panel
 
 
-def calibration_panel(pair: Pair, calibration: pd.DataFrame, reliability: pd.DataFrame, where: str) -> None:
-    """Reliability of one exit, ECE and AUROC of all."""
+def calibration_panel(kind: str | None, calibration: pd.DataFrame, reliability: pd.DataFrame, where: str) -> None:
+    """Reliability of one exit, ECE and AUROC of all.
+
+    Args:
+        kind: Of the model; None where clean images are compared with adversarial ones.
+        calibration: Schema ``CALIBRATION``.
+        reliability: Schema ``RELIABILITY``.
+        where: Model, images and n, for the captions.
+    """
     st.subheader("Does confidence mean something?")
     st.caption(
         "A calibrated exit that is 0.80 sure is right 80 % of the time: its calibration error (ECE) is small. AUROC "
         "asks something else: is the exit surer when it is right? 0.5: no, 1: always. A threshold needs both."
     )
-    kind, names = pair.own.card.kind, exit_names(pair.own.card.num_exits)
-    if len(names) == 1:  # all images reach it
+    names = exit_names(int(calibration.exit_index.max()) + 1)
+    if len(names) == 1 and kind:  # all images reach it
         calibration, reliability = (table[table.among == table.among[0]] for table in (calibration, reliability))
     if st.session_state.get("reliability_exit") not in names:
         st.session_state.pop("reliability_exit", None)

@@ -62,7 +62,10 @@ def table_panel(table: pd.DataFrame, *, key: str) -> None:
     """A table with its downloads."""
     st.dataframe(table, hide_index=True, height=min(38 + 35 * len(table), 400))
     with st.container(horizontal=True):
-        st.download_button("CSV", table.to_csv(index=False), f"exitlens-{key}.csv", "text/csv", key=f"csv-{key}")
+        # Made when they are asked for: a page has many tables, and a moved threshold redraws them all.
+        st.download_button(
+            "CSV", lambda: table.to_csv(index=False), f"exitlens-{key}.csv", "text/csv", key=f"csv-{key}"
+        )
         st.download_button(
             "Parquet",
             lambda: table.to_parquet(index=False),

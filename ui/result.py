@@ -8,13 +8,13 @@ from streamlit.delta_generator import DeltaGenerator
 
 from core.experiment import Experiment
 from core.export import command_of
-from core.figures import shift_figure, transfer_figure
-from core.figures.theme import SHIFT_GLYPHS
+from core.figures import transfer_figure
 from core.metrics import rate
 from core.tables import transfer_table
 from ui import cache
 from ui.controls import Setting, glyph_label
 from ui.panels import figure_panel, rate_words, table_panel
+from ui.shift import shift_counts_of, shift_panel
 from ui.state import run_state
 
 
@@ -82,12 +82,6 @@ def _count(rows: pd.DataFrame) -> str:
     return f"{int(attackable.succeeded.sum())} of {len(attackable)}"
 
 
-def shift_counts_of(rows: pd.DataFrame) -> dict[str, int]:
-    """How many rows leave earlier, at the same exit and later."""
-    shift = rows.exit_shift
-    return {"earlier": int((shift < 0).sum()), "same": int((shift == 0).sum()), "later": int((shift > 0).sum())}
-
-
 def population(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> None:
     """Exit shift and transfer over all picked images."""
     left, right = st.columns([3, 2])
@@ -98,20 +92,7 @@ def population(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> N
         if card.num_exits == 1:
             st.info("A static model has one exit, so nothing can shift. Choose its early-exit twin in the sidebar.")
         else:
-            fooled = own.attackable & own.succeeded
-            groups = {"all": own, "fooled": own[fooled], "not fooled": own[~fooled]}
-            counts = {f"{label}, n = {len(rows)}": shift_counts_of(rows) for label, rows in groups.items() if len(rows)}
-            words = "; ".join(
-                f"{label}: " + ", ".join(f"{SHIFT_GLYPHS[word]} {word} {value}" for word, value in each.items())
-                for label, each in counts.items()
-            )
-            figure_panel(
-                shift_figure(counts),
-                key="exit-shift",
-                alt=f"Exit shift. {words}",
-                caption=f"{words}. {where}.",
-                table=own,
-            )
+            shift_panel(own, where)
     with right:
         st.subheader("Who fools whom")
         if len(cache.cards()[0]) > 2:

@@ -11,7 +11,12 @@ from ui.state import SESSION
 
 ASSETS = Path(__file__).parent / "assets"
 PAGES = {
-    "Explore": (("app.py", "Home"), ("pages/attack_lab.py", "Attack lab")),
+    "Explore": (
+        ("app.py", "Home"),
+        ("pages/attack_lab.py", "Attack lab"),
+        ("pages/exit_shift.py", "Exit shift"),
+        ("pages/confidence.py", "Confidence"),
+    ),
     "Compare": (("pages/models.py", "Models"),),
 }
 

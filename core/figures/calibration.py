@@ -5,10 +5,20 @@ from typing import NamedTuple
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.figures.theme import KIND_COLOURS, KIND_SYMBOLS, QUIET, THRESHOLD, bare_figure, exit_names, interval
+from core.figures.theme import (
+    KIND_COLOURS,
+    KIND_SYMBOLS,
+    QUIET,
+    STATE_STYLES,
+    THRESHOLD,
+    bare_figure,
+    exit_names,
+    interval,
+)
 
 # Side by side, so that intervals do not cover each other.
 _OFFSET = 0.006
+LEAST_PER_BIN = 10
 
 
 class _Style(NamedTuple):
@@ -17,12 +27,12 @@ class _Style(NamedTuple):
     offset: float
 
 
-def reliability_figure(reliability: pd.DataFrame, kind: str) -> go.Figure:
+def reliability_figure(reliability: pd.DataFrame, kind: str | None) -> go.Figure:
     """Accuracy of the images of each confidence bin; on the diagonal, confidence says how often an exit is right.
 
     Args:
         reliability: Rows of one exit (schema ``RELIABILITY``); one series for each value of ``among``.
-        kind: ``static`` or ``early-exit``: the colour.
+        kind: ``static`` or ``early-exit``: the colour; None where the series are clean and adversarial images.
     """
     figure = bare_figure()
     figure.add_trace(
@@ -43,7 +53,8 @@ def reliability_figure(reliability: pd.DataFrame, kind: str) -> go.Figure:
                 x=rows.mean_confidence + style.offset,
                 y=accuracy,
                 error_y=interval(accuracy, low, high),
-                mode="lines+markers",
+                # Between bins of a few images a line would only zigzag.
+                mode="lines+markers" if rows.num_images.mean() >= LEAST_PER_BIN else "markers",
                 name=f"{among}, n = {rows.num_images.sum():,}",
                 showlegend=True,
                 line={"color": style.colour, "width": 1.5},
@@ -58,12 +69,12 @@ def reliability_figure(reliability: pd.DataFrame, kind: str) -> go.Figure:
     return figure
 
 
-def calibration_figure(calibration: pd.DataFrame, kind: str) -> go.Figure:
+def calibration_figure(calibration: pd.DataFrame, kind: str | None) -> go.Figure:
     """ECE beside AUROC over exits; a short bar shows the ECE that chance alone would give.
 
     Args:
         calibration: Schema ``CALIBRATION``.
-        kind: ``static`` or ``early-exit``: the colour.
+        kind: ``static`` or ``early-exit``: the colour; None where the series are clean and adversarial images.
     """
     names = exit_names(int(calibration.exit_index.max()) + 1)
     figure = bare_figure()
@@ -110,6 +121,12 @@ def calibration_figure(calibration: pd.DataFrame, kind: str) -> go.Figure:
     return figure
 
 
-def _styles(kind: str) -> tuple[_Style, _Style]:
-    """How all images are drawn, and how those that reach the exit."""
-    return _Style(QUIET, KIND_SYMBOLS[kind], -_OFFSET), _Style(KIND_COLOURS[kind], "triangle-up", _OFFSET)
+def _styles(kind: str | None) -> list[_Style]:
+    """How all images are drawn and how those that reach the exit; or clean and adversarial ones."""
+    if kind is None:
+        offsets = (-_OFFSET, _OFFSET)
+        return [
+            _Style(colour, symbol, offset)
+            for (colour, _, symbol), offset in zip(STATE_STYLES.values(), offsets, strict=True)
+        ]
+    return [_Style(QUIET, KIND_SYMBOLS[kind], -_OFFSET), _Style(KIND_COLOURS[kind], "triangle-up", _OFFSET)]

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.figures.theme import ADVERSARIAL, CLEAN, FONT_SIZE, THRESHOLD, bare_figure, exit_names
+from core.figures.theme import FONT_SIZE, STATE_STYLES, add_threshold, bare_figure, exit_names
 
-_STATES = {"clean": (CLEAN, "solid", "circle"), "adversarial": (ADVERSARIAL, "dash", "diamond")}
 _FADED = 0.35
 
 
@@ -25,7 +24,7 @@ def confidence_figure(
     """
     figure = bare_figure()
     names = exit_names(int(exits.exit_index.max()) + 1)
-    for state, (colour, dash, symbol) in _STATES.items():
+    for state, (colour, dash, symbol) in STATE_STYLES.items():
         rows = exits[exits.state == state].sort_values("exit_index")
         taken = exits_taken[state]
         figure.add_trace(_trace(rows, state, names, class_names, opacity=_FADED))
@@ -42,24 +41,14 @@ def confidence_figure(
         )
         _add_words(figure, rows, names, class_names, taken, colour, side=1 if state == "adversarial" else -1)
     if len(names) > 1:
-        figure.add_hline(threshold, line={"color": THRESHOLD, "dash": "dot", "width": 1.5})
-        figure.add_annotation(
-            x=0,
-            xref="paper",
-            xanchor="left",
-            y=threshold,
-            yanchor="bottom",
-            text=f"threshold {threshold:.2f}",
-            showarrow=False,
-            font={"size": 12},
-        )
+        add_threshold(figure, threshold)
     figure.update_xaxes(categoryorder="array", categoryarray=names, range=[-0.6, len(names) - 0.4], showgrid=False)
     figure.update_yaxes(range=[-0.12, 1.24], tickvals=[0, 0.2, 0.4, 0.6, 0.8, 1], title="confidence", zeroline=False)
     return figure
 
 
 def _trace(rows: pd.DataFrame, state: str, names: list[str], class_names: Sequence[str], opacity: float) -> go.Scatter:
-    colour, dash, symbol = _STATES[state]
+    colour, dash, symbol = STATE_STYLES[state]
     answers = zip(rows.predicted.tolist(), rows.right.tolist(), strict=True)
     words = [[class_names[predicted], "right" if right else "wrong", state] for predicted, right in answers]
     return go.Scatter(
@@ -93,7 +82,7 @@ def _add_words(
 
     Words take the theme's text colour: no data colour is legible as small text on both backgrounds.
     """
-    previous = None
+    previous, was_named = None, False
     for exit_index, predicted, confidence in rows[["exit_index", "predicted", "confidence"]].to_numpy().tolist():
         word = class_names[int(predicted)]
         place = {"x": names[int(exit_index)], "y": confidence}
@@ -103,7 +92,8 @@ def _add_words(
                 text=f"leaves here: {word}",
                 font={"size": FONT_SIZE},
                 ax=0,
-                ay=-36 * side,
+                # Past the word of the exit before, which would stand in the way.
+                ay=(-54 if was_named else -36) * side,
                 arrowcolor=colour,
                 arrowwidth=1.5,
                 arrowhead=0,
@@ -111,4 +101,4 @@ def _add_words(
             )
         elif word != previous:
             figure.add_annotation(**place, text=word, font={"size": 12}, showarrow=False, yshift=15 * side)
-        previous = word
+        was_named, previous = word != previous, word

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from core.figures.theme import QUIET, bare_figure
+from core.figures.theme import FONT_SIZE, PERCENT_BAR, QUIET, bare_figure
 
-CELL_HEIGHT = 56
-CELL_SIZE = 46
+CELL_HEIGHT, LEAST_CELL_HEIGHT, MOST_HEIGHT = 56, 26, 520
 
 
 def matrix_figure(
@@ -36,7 +35,8 @@ def matrix_figure(
     Returns:
         The figure. A selected point carries ``customdata = [row, column]``, both 0-based.
     """
-    figure = bare_figure(120 + CELL_HEIGHT * len(rows))
+    cell_height = max(LEAST_CELL_HEIGHT, min(CELL_HEIGHT, MOST_HEIGHT // len(rows)))
+    figure = bare_figure(120 + cell_height * len(rows))
     figure.add_trace(
         go.Heatmap(
             z=[[100 * rate for rate in row] for row in rates],
@@ -44,13 +44,13 @@ def matrix_figure(
             y=list(rows),
             text=[list(row) for row in texts],
             texttemplate="%{text}",
-            textfont={"size": 14},
+            textfont={"size": FONT_SIZE},
             colorscale="Cividis",
             zmin=0,
             zmax=100,
             xgap=2,
             ygap=2,
-            colorbar={"ticksuffix": " %", "tickvals": [0, 50, 100], "thickness": 12},
+            colorbar=PERCENT_BAR,
             hoverinfo="skip",
         )
     )
@@ -61,7 +61,7 @@ def matrix_figure(
             x=[columns[column] for _, column in cells],
             y=[rows[row] for row, _ in cells],
             mode="markers",
-            marker={"symbol": "square", "size": CELL_SIZE, "opacity": 0},
+            marker={"symbol": "square", "size": cell_height - 10, "opacity": 0},
             customdata=[list(cell) for cell in cells],
             hovertext=[hovers[row][column] for row, column in cells],
             hovertemplate="%{hovertext}<extra></extra>",
@@ -74,6 +74,8 @@ def matrix_figure(
         for index in range(min(len(rows), len(columns)) if outlined else 0)
     ]
     figure.update_layout(clickmode="event+select", dragmode=False, shapes=frames)
-    figure.update_xaxes(title=column_title, tickangle=0, side="bottom", showgrid=False, constrain="domain")
-    figure.update_yaxes(title=row_title, autorange="reversed", showgrid=False)
+    # Said outright, for names that are numbers.
+    names = {"type": "category", "showgrid": False}
+    figure.update_xaxes(**names, title=column_title, tickangle=0, side="bottom", constrain="domain")
+    figure.update_yaxes(**names, title=row_title, autorange="reversed")
     return figure

@@ -2,9 +2,7 @@
 
 import plotly.graph_objects as go
 
-from core.figures.theme import EARLIER, FONT_SIZE, LATER, SAME, SHIFT_GLYPHS, STRIP_HEIGHT, bare_figure
-
-_COLOURS = {"earlier": EARLIER, "same": SAME, "later": LATER}
+from core.figures.theme import FONT_SIZE, SHIFT_COLOURS, SHIFT_GLYPHS, STRIP_HEIGHT, bare_figure
 
 
 def shift_figure(counts: dict[str, dict[str, int]]) -> go.Figure:
@@ -12,10 +10,13 @@ def shift_figure(counts: dict[str, dict[str, int]]) -> go.Figure:
 
     Args:
         counts: For each bar's label, the images that leave ``earlier``, at the ``same`` exit and ``later``.
+
+    Returns:
+        The figure. A selected part of a bar carries ``customdata = [number of the bar, word]``.
     """
     labels = list(counts)
     figure = bare_figure(STRIP_HEIGHT + 30 * (len(labels) - 1))
-    for word, colour in _COLOURS.items():
+    for word, colour in SHIFT_COLOURS.items():
         values = [counts[label][word] for label in labels]
         figure.add_trace(
             go.Bar(
@@ -30,6 +31,7 @@ def shift_figure(counts: dict[str, dict[str, int]]) -> go.Figure:
                 textposition="inside",
                 # Chosen by computed contrast with each bar.
                 textfont={"color": "#FFFFFF" if word == "earlier" else "#11161D", "size": FONT_SIZE},
+                customdata=[[number, word] for number in range(len(labels))],
                 hovertemplate=f"%{{y}}: %{{x}} images leave {word}<extra></extra>",
             )
         )

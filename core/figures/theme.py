@@ -25,6 +25,12 @@ KIND_GLYPHS = {"static": "■", "early-exit": "●"}
 KIND_SYMBOLS = {"static": "square", "early-exit": "circle"}
 KIND_COLOURS = {"static": STATIC, "early-exit": EARLY_EXIT}
 SHIFT_GLYPHS = {"earlier": "◀", "same": "=", "later": "▶"}
+SHIFT_COLOURS = {"earlier": EARLIER, "same": SAME, "later": LATER}
+# Colour, dash and marker.
+STATE_STYLES = {"clean": (CLEAN, "solid", "circle"), "adversarial": (ADVERSARIAL, "dash", "diamond")}
+
+# Said in full: Plotly leaves a suffix away where the ticks are given.
+PERCENT_BAR = {"tickvals": [0, 50, 100], "ticktext": ["0 %", "50 %", "100 %"], "thickness": 12}
 
 HEIGHT = 360
 STRIP_HEIGHT = 140
@@ -34,6 +40,17 @@ FONT_SIZE = 13
 def exit_names(num_exits: int) -> list[str]:
     """``Exit 1`` … ``Final``, one per exit."""
     return [*(f"Exit {number}" for number in range(1, num_exits)), "Final"]
+
+
+def exit_ticks(num_exits: int) -> list[str]:
+    """``1`` … ``Final``: for an axis that says itself that these are exits."""
+    return [*(str(number) for number in range(1, num_exits)), "Final"]
+
+
+def signed(value: float) -> str:
+    """A whole number with its sign, as printed: ``−7``, ``+3``, ``0``."""
+    whole = round(value)
+    return f"{whole:+d}".replace("-", "−") if whole else "0"
 
 
 def bare_figure(height: int = HEIGHT) -> go.Figure:
@@ -59,3 +76,11 @@ def bare_figure(height: int = HEIGHT) -> go.Figure:
 def interval(value: pd.Series, low: pd.Series, high: pd.Series) -> dict[str, object]:
     """Thin bars from ``low`` to ``high`` around ``value``, for a trace's ``error_y``."""
     return {"type": "data", "array": high - value, "arrayminus": value - low, "thickness": 1.2, "width": 3}
+
+
+def add_threshold(figure: go.Figure, threshold: float, *, is_labelled: bool = True) -> None:
+    """Draws the threshold across a confidence axis, dotted, and labelled at the left where there is room."""
+    figure.add_hline(threshold, line={"color": THRESHOLD, "dash": "dot", "width": 1.5})
+    if is_labelled:
+        place = {"x": 0, "xref": "paper", "xanchor": "left", "y": threshold, "yanchor": "bottom"}
+        figure.add_annotation(**place, text=f"threshold {threshold:.2f}", showarrow=False, font={"size": 12})

@@ -1,0 +1,126 @@
+"""What an attack does to the cost: of each image, and of all as the share that is out by a cost."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from core.figures.theme import (
+    QUIET,
+    SHIFT_COLOURS,
+    SHIFT_GLYPHS,
+    STATE_STYLES,
+    THRESHOLD,
+    bare_figure,
+    exit_names,
+    interval,
+    signed,
+)
+
+
+def cost_change_figure(decisions: pd.DataFrame, efficiency: pd.DataFrame) -> go.Figure:
+    """Change in cost of every image, from the largest saving to the largest loss, with the mean and its interval.
+
+    Args:
+        decisions: Rows of one source and one target (schema ``DECISIONS``).
+        efficiency: Schema ``EFFICIENCY``; its row ``all`` has the mean.
+
+    Returns:
+        The figure. A selected bar carries ``customdata = [row of the decisions, …]``.
+    """
+    change = 100 * (decisions.adversarial_cost - decisions.clean_cost).to_numpy()
+    shift = decisions.exit_shift.to_numpy()
+    order = change.argsort(kind="stable")
+    places = {"earlier": shift[order] < 0, "same": shift[order] == 0, "later": shift[order] > 0}
+    figure = bare_figure()
+    for word, here in places.items():
+        rows = order[here]
+        told = decisions.iloc[rows]
+        common = {
+            "x": here.nonzero()[0] + 1,
+            "y": change[rows],
+            "name": f"{SHIFT_GLYPHS[word]} {word}",
+            "showlegend": True,
+            "customdata": list(
+                zip(rows, told.image_id, 100 * told.clean_cost, 100 * told.adversarial_cost, strict=True)
+            ),
+            "hovertemplate": "%{customdata[1]}: %{customdata[2]:.0f} % → %{customdata[3]:.0f} %<extra></extra>",
+        }
+        # A bar of no height could be neither seen nor clicked.
+        if word == "same":
+            marker = {"symbol": "square", "size": 6, "color": SHIFT_COLOURS[word]}
+            figure.add_trace(go.Scatter(mode="markers", marker=marker, **common))
+        else:
+            figure.add_trace(go.Bar(marker={"color": SHIFT_COLOURS[word], "line": {"width": 0}}, **common))
+    whole = efficiency[efficiency.group == "all"].iloc[0]
+    mean, low, high = (float(100 * whole[f"cost_change{end}"]) for end in ("", "_low", "_high"))
+    across = {"xref": "paper", "x0": 0, "x1": 1}
+    band = {"type": "rect", "y0": low, "y1": high, "fillcolor": QUIET, "opacity": 0.25}
+    line = {"type": "line", "y0": mean, "y1": mean, "line": {"color": QUIET, "width": 1.5}}
+    figure.update_layout(
+        shapes=[{**across, **band, "line": {"width": 0}}, {**across, **line}],
+        annotations=[
+            {
+                # Savings come first and hang down: above them there is room.
+                "xref": "paper",
+                "x": 0,
+                "xanchor": "left",
+                "y": max(0.0, high),
+                "yanchor": "bottom",
+                "text": f"mean {signed(mean)} points",
+                "showarrow": False,
+                "font": {"size": 12},
+            }
+        ],
+        bargap=0.15,
+        clickmode="event+select",
+        dragmode=False,
+        legend={"traceorder": "normal"},
+        xaxis={"title": {"text": "images, by their change"}, "showgrid": False, "tickformat": "d", "nticks": 6},
+        yaxis={"title": {"text": "change in cost, points"}, "zeroline": True, "zerolinecolor": QUIET},
+    )
+    return figure
+
+
+def share_out_figure(share_out: pd.DataFrame, efficiency: pd.DataFrame) -> go.Figure:
+    """Share of images that have left by each cost, clean and adversarial, above the floor: no image leaves early.
+
+    Args:
+        share_out: Schema ``SHARE_OUT``.
+        efficiency: Schema ``EFFICIENCY``; the accuracies of its row ``all`` stand beside the curves.
+    """
+    accuracy = efficiency.set_index("group").loc["all"]
+    figure = bare_figure()
+    for state, (colour, dash, symbol) in STATE_STYLES.items():
+        rows = share_out[share_out.state == state]
+        names = ["", *exit_names(len(rows))]
+        spread = [[0.0, 0.0, 0, 0], *rows[["low", "high", "num_images", "num_all"]].to_numpy().tolist()]
+        figure.add_trace(
+            go.Scatter(
+                x=[0.0, *(100 * rows.cost)],
+                y=[0.0, *(100 * rows.share)],
+                mode="lines+markers",
+                name=f"{state}: {100 * accuracy[f'{state}_accuracy']:.0f} % right",
+                line={"color": colour, "dash": dash, "width": 2},
+                marker={"symbol": symbol, "size": 9, "color": colour},
+                error_y=interval(*(pd.Series([0.0, *(100 * rows[end])]) for end in ("share", "low", "high"))),
+                customdata=[
+                    [name, state, 100 * low, 100 * high, int(out), int(num_all)]
+                    for name, (low, high, out, num_all) in zip(names, spread, strict=True)
+                ],
+                hovertemplate="%{customdata[1]}, by %{customdata[0]} (%{x:.0f} % of the cost): %{y:.0f} % out "
+                "(%{customdata[4]} of %{customdata[5]}, %{customdata[2]:.0f}–%{customdata[3]:.0f} %)<extra></extra>",
+            )
+        )
+    costs = share_out[share_out.state == "clean"].cost.tolist()
+    figure.add_trace(
+        go.Scatter(
+            x=[0.0, *(100 * cost for cost in costs)],
+            y=[0.0] * len(costs) + [100.0],
+            mode="lines",
+            name="floor: none early",
+            line={"color": THRESHOLD, "dash": "dot", "width": 1.5},
+            hoverinfo="skip",
+        )
+    )
+    figure.update_xaxes(title="cost, of the whole network", ticksuffix=" %", range=[0, 102], zeroline=False)
+    figure.update_yaxes(title="images out by then", ticksuffix=" %", range=[-3, 104], zeroline=False)
+    return figure

@@ -1,0 +1,125 @@
+"""Confidence in parts: the headline, one image at every exit, and whole populations."""
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from core.confidence_tables import confidence_bin, top_classes_table
+from core.experiment import Experiment
+from core.figures import top_classes_figure
+from core.figures.theme import add_threshold, exit_names
+from core.metrics import rate
+from ui import cache
+from ui.close_up import chosen_image, confidence_panel
+from ui.controls import Setting, glyph_label
+from ui.linked import linked_images
+from ui.panels import figure_panel, rate_words
+
+
+def headline(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> None:
+    """How sure the answers are and how many of them are right, clean and adversarial."""
+    sure = {state: own[f"{state}_confidence"].mean() for state in ("clean", "adversarial")}
+    right = {state: rate(int((own[f"{state}_prediction"] == own.label).sum()), len(own)) for state in sure}
+    st.markdown(
+        f"**When clean, the answers are {sure['clean']:.2f} sure and {rate_words(right['clean'])} are right; "
+        f"attacked, they are {sure['adversarial']:.2f} sure and {rate_words(right['adversarial'])} are right.**"
+    )
+    columns = st.columns(4)
+    columns[0].metric("Mean confidence of the answer", f"{sure['clean']:.2f} → {sure['adversarial']:.2f}")
+    columns[1].metric("Right answers", f"{right['clean'].num_hits} → {right['adversarial'].num_hits} of {len(own)}")
+    wrong = own[own.adversarial_prediction != own.label]
+    bold = rate(int((wrong.adversarial_confidence >= setting.policy.threshold).sum()), len(wrong))
+    columns[2].metric(
+        "Wrong answers above the threshold",
+        f"{bold.num_hits} of {bold.num_images}",
+        help="Of the wrong answers to attacked images, those at least as sure as the threshold.",
+    )
+    columns[3].metric("Mean cost", f"{100 * own.clean_cost.mean():.0f} % → {100 * own.adversarial_cost.mean():.0f} %")
+    st.caption(f"{where(experiment)} · judged at T = {setting.policy.threshold:.2f} · 95 % Wilson interval")
+
+
+def where(experiment: Experiment) -> str:
+    """What was attacked and how, for captions."""
+    name = experiment.spec.model
+    return (
+        f"{glyph_label(experiment.cards[name])} · {experiment.results[name].spec.label} · made at "
+        f"T = {experiment.spec.made_at.threshold:.2f} · {experiment.spec.images} · n = {len(experiment.image_set)}"
+    )
+
+
+def one_image(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> None:
+    """How sure every exit is of one image, and between which classes."""
+    position = chosen_image(experiment, own)
+    name, row = experiment.spec.model, own.iloc[position]
+    result = experiment.results[name]
+    names = exit_names(experiment.cards[name].num_exits)
+    taken = {state: int(row[f"{state}_answered_exit"]) for state in ("clean", "adversarial")}
+    left, right = st.columns([3, 2])
+    with left:
+        confidence_panel(experiment, setting, name, position)
+    with right:
+        classes = top_classes_table(
+            result.clean_logits[position], result.adversarial_logits[position], int(row.label), row.image_id
+        )
+        class_names = experiment.image_set.class_names
+        best = classes[classes["rank"] == 1]
+        st.markdown("**Classes that compete**")
+        figure_panel(
+            top_classes_figure(classes, taken, int(row.label), class_names),
+            key="top-classes",
+            alt="Most probable class at each exit. "
+            + "; ".join(
+                f"{state}: "
+                + ", ".join(
+                    f"{names[cell['exit_index']]} {class_names[cell['class_index']]} {cell['probability']:.2f}"
+                    for cell in rows.to_dict("records")
+                )
+                for state, rows in best.groupby("state", sort=False)
+            ),
+            caption=f"{row.image_id} · probability of the true class and of those that come nearest to winning at any "
+            "exit; framed: the exit that answers.",
+            table=classes,
+        )
+
+
+def population(experiment: Experiment, setting: Setting) -> None:
+    """How sure every exit is of all images; a selected bar shows its images."""
+    spec, card = experiment.spec, experiment.cards[experiment.spec.model]
+    names = exit_names(card.num_exits)
+    dotted = ""
+    spread, figure = cache.spread_chart(spec, experiment)
+    if card.num_exits > 1:
+        add_threshold(figure, setting.policy.threshold, is_labelled=False)
+        dotted = f"; dotted: the threshold, {setting.policy.threshold:.2f}"
+    bars = figure_panel(
+        figure,
+        key=f"confidence-spread-{card.name}",
+        alt=f"Confidence of {len(experiment.image_set)} images at every exit, clean and adversarial. "
+        + _spread_words(experiment),
+        caption="Every exit is asked about every image, also about those that leave earlier. Filled: right, hollow: "
+        f"wrong{dotted}. Click a bar to see its images. {where(experiment)}.",
+        table=spread,
+        selectable=True,
+    )
+    if not bars:
+        return
+    exits = cache.own_exits(experiment)
+    chosen: set[str] = set()
+    for state, exit_index, bin_index, right, *_ in bars:
+        rows = exits[(exits.state == state) & (exits.exit_index == exit_index) & (exits.right == right)]
+        chosen |= set(rows.image_id[confidence_bin(rows.confidence) == bin_index])
+    title = "; ".join(
+        f"{names[exit_index]}, {state}, {'right' if right else 'wrong'}, confidence {low:.1f}–{high:.1f}"
+        for state, exit_index, _, right, _, _, _, low, high in bars
+    )
+    hit = np.array([image_id in chosen for image_id in experiment.image_set.image_ids])
+    linked_images(experiment.image_set.indices.numpy()[hit].tolist(), experiment.image_set, title=title, key="spread")
+
+
+def _spread_words(experiment: Experiment) -> str:
+    names = exit_names(experiment.cards[experiment.spec.model].num_exits)
+    means = cache.own_exits(experiment).groupby(["exit_index", "state"]).confidence.mean().unstack()
+    return "; ".join(
+        f"{names[index]}: mean {row['clean']:.2f} clean, {row['adversarial']:.2f} adversarial"
+        for index, row in enumerate(means.to_dict("records"))
+    )
