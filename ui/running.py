@@ -14,7 +14,7 @@ from ui.jobs import Job
 from ui.picking import selection_line, selection_text
 from ui.state import PAIR_RUN, RunState, run_state
 
-PATIENCE_SECONDS = 3.0
+PATIENCE_SECONDS = 8.0  # generous: a busy machine must not leave a first page empty
 
 
 def spec_of(setting: Setting, images: str, attack: LinfAttack, made_at: ExitPolicy) -> ExperimentSpec:
