@@ -36,7 +36,7 @@ def matrix_figure(
         The figure. A selected point carries ``customdata = [row, column]``, both 0-based.
     """
     cell_height = max(LEAST_CELL_HEIGHT, min(CELL_HEIGHT, MOST_HEIGHT // len(rows)))
-    figure = bare_figure(120 + cell_height * len(rows))
+    figure = bare_figure(150 + cell_height * len(rows))
     figure.add_trace(
         go.Heatmap(
             z=[[100 * rate for rate in row] for row in rates],
