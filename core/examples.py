@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,10 +18,48 @@ from core.attacks.success import SUCCESS_RULES, Case
 from core.checkpoints import ModelCard
 from core.data import ImageSet
 from core.evaluation import exit_logits
-from core.exits import ExitPolicy, decide
+from core.exits import ExitPolicy, Fallback, decide
 from core.experiment import Experiment
 from core.models import ExitModel
 from core.tables import KEPT, decisions_table
+
+
+class KeptExample(Protocol):
+    """A row of schema ``KEPT``, as ``DataFrame.itertuples`` gives it."""
+
+    run: str
+    image_id: str
+    pixel_hash: str
+    label: int
+    class_name: str
+    source: str
+    weights_sha256: str
+    attack: str
+    attack_name: str
+    epsilon: float
+    made_at: float
+    fallback: Fallback
+    kept_at: str
+    clean_answered_exit: int
+    clean_computed_exit: int
+    clean_confidence: float
+    clean_cost: float
+    clean_class: str
+    adversarial_answered_exit: int
+    adversarial_computed_exit: int
+    adversarial_prediction: int
+    adversarial_confidence: float
+    adversarial_cost: float
+    adversarial_class: str
+    exit_shift: int
+    linf: float
+    success_rule: str
+    succeeded: bool
+    survives_rounding: bool
+    num_shown: int
+    num_fooled: int
+    is_here: bool
+    is_current: bool
 
 
 def kept_table(
@@ -103,20 +142,22 @@ def remade_perturbation(model: ExitModel, image_set: ImageSet, spec: LinfAttack,
 
 
 @torch.no_grad()
-def same_verdict(model: ExitModel, image: Tensor, perturbation: Tensor, example: pd.Series) -> bool:
+def same_verdict(model: ExitModel, image: Tensor, perturbation: Tensor, example: KeptExample) -> bool:
     """Whether the source still answers an adversarial image as its kept row says: same class at the same exit.
 
     Args:
         model: The source.
         image: Clean, (3, H, W) in [0, 1].
         perturbation: (3, H, W).
-        example: A row of schema ``KEPT``.
+        example: Its kept row.
     """
-    policy = ExitPolicy(float(example.made_at), example.fallback)
+    policy = ExitPolicy(example.made_at, example.fallback)
     now = decide(model(apply_perturbations(image[None], perturbation[None])), policy)
-    answer = (int(now.prediction), int(now.computed_exit), int(now.answered_exit))
-    fields = ("adversarial_prediction", "adversarial_computed_exit", "adversarial_answered_exit")
-    return answer == tuple(int(example[field]) for field in fields)
+    return (int(now.prediction), int(now.computed_exit), int(now.answered_exit)) == (
+        example.adversarial_prediction,
+        example.adversarial_computed_exit,
+        example.adversarial_answered_exit,
+    )
 
 
 def short_hash(content: object) -> str:

@@ -9,8 +9,10 @@ import pandas as pd
 
 from core.data import ImageSet
 from core.errors import ExitLensError
+from core.examples import KeptExample
 
 Shift = Literal["earlier", "same", "later"]
+Fooled = int | Literal["every", "source"]
 # Column and whether small values come first.
 ORDERS = {
     "most models fooled": ("num_fooled", False),
@@ -43,8 +45,14 @@ class KeptFilter:
     class_name: str | None = None
     success_rule: str | None = None
     shift: Shift | None = None
-    fooled: int | Literal["every", "source"] = 0
+    fooled: Fooled | None = None
     survives_rounding: bool | None = None
+
+
+def distinct_examples(examples: pd.DataFrame) -> pd.DataFrame:
+    """Each example once (schema ``KEPT``), from the run that showed it to the most models, in its order."""
+    widest = examples.sort_values("num_shown", ascending=False, kind="stable").drop_duplicates("example")
+    return widest.sort_index()
 
 
 def filter_examples(examples: pd.DataFrame, wanted: KeptFilter) -> pd.DataFrame:
@@ -64,7 +72,7 @@ def filter_examples(examples: pd.DataFrame, wanted: KeptFilter) -> pd.DataFrame:
         keep &= (examples.num_fooled == examples.num_shown).to_numpy()
     elif wanted.fooled == "source":
         keep &= (examples.fooled == examples.source).to_numpy()
-    else:
+    elif wanted.fooled is not None:
         keep &= (examples.num_fooled >= wanted.fooled).to_numpy()
     return examples[keep]
 
@@ -97,7 +105,7 @@ def find_pictures(examples: pd.DataFrame, image_sets: Iterable[ImageSet]) -> dic
     return found
 
 
-def address_of(example: pd.Series) -> str:
+def address_of(example: KeptExample) -> str:
     """What names an example in a link: ``run:image id:source``."""
     return f"{example.run}:{example.image_id}:{example.source}"
 

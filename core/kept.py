@@ -67,7 +67,7 @@ class KeptRun:
         models: The targets.
         class_names: One per class.
         kept_at: When, in UTC, as ISO 8601.
-        num_examples: Rows in its table of examples.
+        image_ids: Of its images, in the order of its perturbations.
         files: sha256 of every other file in the folder.
     """
 
@@ -77,8 +77,13 @@ class KeptRun:
     models: tuple[KeptModel, ...]
     class_names: tuple[str, ...]
     kept_at: str
-    num_examples: int
+    image_ids: tuple[str, ...]
     files: dict[str, str]
+
+    @property
+    def num_examples(self) -> int:
+        """Images times sources."""
+        return len(self.image_ids) * len(self.spec.sources)
 
     def model(self, name: str) -> KeptModel:
         """What is remembered of one of the targets."""
@@ -91,8 +96,7 @@ class Kept:
 
     Attributes:
         runs: By key.
-        examples: Of all runs, schema ``KEPT``; an example that several runs hold stands once, from the run
-            that showed it to the most models.
+        examples: Of all runs, schema ``KEPT``.
         problems: One sentence for each run that had to be skipped.
     """
 
@@ -164,7 +168,7 @@ def keep(
                 models=tuple(_remembered(card) for card in experiment.cards.values()),
                 class_names=tuple(experiment.image_set.class_names),
                 kept_at=kept_at,
-                num_examples=len(examples),
+                image_ids=tuple(experiment.image_set.image_ids),
                 files={file.name: _digest(file.read_bytes()) for file in sorted(partial.iterdir())},
             )
             (partial / RUN_FILE).write_bytes(TypeAdapter(KeptRun).dump_json(run, indent=2))
@@ -231,9 +235,7 @@ def read_kept(folder: Path | None = None) -> Kept:
             runs[name] = run
     if not tables:
         return Kept({}, pd.DataFrame(columns=list(KEPT.columns)), problems)
-    examples = pd.concat(tables, ignore_index=True).sort_values("num_shown", ascending=False, kind="stable")
-    examples = examples.drop_duplicates("example").sort_index().reset_index(drop=True)
-    return Kept(runs, KEPT.check(examples), problems)
+    return Kept(runs, pd.concat(tables, ignore_index=True), problems)
 
 
 def kept_signature(folder: Path | None = None) -> tuple[tuple[str, int], ...]:
