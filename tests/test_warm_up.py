@@ -101,7 +101,7 @@ def test_nothing_is_made_while_somebody_waits(machine: Path) -> None:
     # Mutant: quiet never asked for.
     quiet = threading.Event()
     work = WarmUp(machine, cards(), quiet.is_set)
-    until(lambda: work.current is not None)
+    until(lambda: work.num_all > 0)
     time.sleep(0.3)
     assert kept.kept_signature(machine) == () and work.is_running
     quiet.set()
