@@ -12,5 +12,6 @@ st.title("What does an attack do to a network that may answer early?")
 with kind_errors():
     setting = setting_controls()
     home.live_result(setting)
+    home.what_is_kept()
     home.ways_in()
     home.what_is_ready()

@@ -16,6 +16,10 @@ from core.experiment import Experiment, ExperimentSpec
 from core.metrics import Rate, rate
 from core.tables import decisions_table, exits_table, steps_table
 
+PERTURBATIONS_FILE = "perturbations.safetensors"
+DECISIONS_FILE = "decisions.parquet"
+EXITS_FILE = "exits.parquet"
+
 
 def experiment_summary(experiment: Experiment, policy: ExitPolicy) -> dict[str, Any]:
     """The outcome on the model in question, with denominators, intervals and the command that remakes it."""
@@ -66,9 +70,9 @@ def write_experiment(experiment: Experiment, policy: ExitPolicy, folder: Path) -
         raise ExitLensError(f"{folder} cannot be made a folder ({error.strerror}). Choose another place.") from error
     ids = experiment.image_set.image_ids
     tensors = {name: result.perturbations.contiguous() for name, result in experiment.results.items()}
-    save_file(tensors, folder / "perturbations.safetensors", metadata={"image_ids": json.dumps(ids)})
-    decisions_table(experiment, policy).to_parquet(folder / "decisions.parquet", index=False)
-    exits_table(experiment).to_parquet(folder / "exits.parquet", index=False)
+    save_file(tensors, folder / PERTURBATIONS_FILE, metadata={"image_ids": json.dumps(ids)})
+    decisions_table(experiment, policy).to_parquet(folder / DECISIONS_FILE, index=False)
+    exits_table(experiment).to_parquet(folder / EXITS_FILE, index=False)
     for name, result in experiment.results.items():
         steps_table(result, ids, name).to_parquet(folder / f"steps-{name}.parquet", index=False)
     summary = experiment_summary(experiment, policy)

@@ -152,7 +152,42 @@ LADDER_STEPS = TableSchema(
         "high": "number",
     },
 )
-SCHEMAS = (DECISIONS, EXITS, STEPS, TRANSFER, LADDER, LADDER_STEPS)
+KEPT = TableSchema(
+    "kept",
+    "one image attacked on one model, from a run that was kept, judged under the policy that it was made at",
+    {
+        "run": "text",
+        "example": "text",
+        "image_id": "text",
+        "pixel_hash": "text",
+        "label": "whole",
+        "class_name": "text",
+        "source": "text",
+        "weights_sha256": "text",
+        "attack": "text",
+        "attack_name": "text",
+        "epsilon": "number",
+        "objective": "text",
+        "made_at": "number",
+        "fallback": "text",
+        "kept_at": "text",
+        **{f"clean_{field}": kind for field, kind in _STATE.items()},
+        **{f"adversarial_{field}": kind for field, kind in _STATE.items()},
+        "clean_class": "text",
+        "adversarial_class": "text",
+        "exit_shift": "whole",
+        "linf": "number",
+        "success_rule": "text",
+        "succeeded": "truth",
+        # Whether each rule holds: False, too, where it has nothing to say of the image.
+        **dict.fromkeys(SUCCESS_RULES, "truth"),
+        "survives_rounding": "truth",
+        "num_shown": "whole",
+        "num_fooled": "whole",
+        "fooled": "text",
+    },
+)
+SCHEMAS = (DECISIONS, EXITS, STEPS, TRANSFER, LADDER, LADDER_STEPS, KEPT)
 
 
 def decisions_table(experiment: Experiment, policy: ExitPolicy) -> pd.DataFrame:

@@ -1,6 +1,9 @@
 """What every test may use: skips that say what is missing, toy names in the registries."""
 
+import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -13,6 +16,14 @@ settings.load_profile("exitlens")
 def pytest_configure(config: pytest.Config) -> None:
     # Sets OMP_WAIT_POLICY, which has to happen before a test module imports torch.
     import core  # noqa: F401
+
+    # Nothing a test does may reach what the user keeps, nor may background work come between.
+    os.environ["EXITLENS_KEPT"] = str(Path(tempfile.mkdtemp(prefix="exitlens-tests-")) / "kept")
+    os.environ["EXITLENS_WARM_UP"] = "off"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(Path(os.environ["EXITLENS_KEPT"]).parent, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

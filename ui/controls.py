@@ -14,6 +14,7 @@ from core.errors import ExitLensError
 from core.exits import ExitPolicy, Fallback
 from core.experiment import ExperimentSpec
 from core.figures.theme import KIND_GLYPHS, exit_names
+from core.kept import KeptModel
 from ui import cache
 
 EPSILONS = ("0.25/255", "0.5/255", "1/255", "2/255", "4/255", "8/255", "16/255")
@@ -38,7 +39,7 @@ class Setting:
     policy: ExitPolicy
 
 
-def glyph_label(card: ModelCard) -> str:
+def glyph_label(card: ModelCard | KeptModel) -> str:
     """A model's name with the glyph of its kind, such as ``● ResNet-56 early-exit``."""
     return f"{KIND_GLYPHS[card.kind]} {card.label}"
 

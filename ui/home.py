@@ -7,8 +7,9 @@ from core.attacks.spec import pgd
 from core.datasets import DATASETS
 from core.exits import ExitPolicy
 from core.experiment import ExperimentSpec, attack_for
-from ui import cache, fetching, result, running
+from ui import cache, fetching, kept_cache, result, running
 from ui.controls import Setting, glyph_label
+from ui.filling import GALLERY, filling_panel
 from ui.picking import selection_text
 
 WAYS_IN: tuple[tuple[str, str, dict[str, str]], ...] = (
@@ -45,6 +46,14 @@ def _first_images(setting: Setting) -> tuple[str, str]:
         return f"{setting.card.dataset}:samples:0-19", "20 bundled sample images"
     first = cache.image_set(setting.set_name).indices[:20].tolist()
     return f"{setting.set_name}:{selection_text(first)}", f"first {len(first)} images of {setting.set_name}"
+
+
+def what_is_kept() -> None:
+    """How full the gallery is, and what is filling it."""
+    filling_panel()
+    num_examples = len(kept_cache.gallery().examples)
+    if num_examples:
+        st.page_link(GALLERY, label=f"The gallery holds {num_examples:,} adversarial examples")
 
 
 def ways_in() -> None:

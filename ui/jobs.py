@@ -112,6 +112,11 @@ class JobBoard:
         with self._lock:
             return [job for job in self._jobs.values() if job.is_over and job.is_wanted]
 
+    def is_idle(self) -> bool:
+        """Whether no job waits or runs."""
+        with self._lock:
+            return all(job.is_over for job in self._jobs.values())
+
     def position(self, job: Job[Any]) -> int:
         """How many jobs are still to end before this one can start."""
         with self._lock:

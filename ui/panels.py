@@ -61,6 +61,11 @@ def figure_panel(
 def table_panel(table: pd.DataFrame, *, key: str) -> None:
     """A table with its downloads."""
     st.dataframe(table, hide_index=True, height=min(38 + 35 * len(table), 400))
+    table_downloads(table, key=key)
+
+
+def table_downloads(table: pd.DataFrame, *, key: str) -> None:
+    """A table to take away; its files are made when they are asked for."""
     with st.container(horizontal=True):
         # Made when they are asked for: a page has many tables, and a moved threshold redraws them all.
         st.download_button(

@@ -13,6 +13,7 @@ from core.metrics import rate
 from core.tables import transfer_table
 from ui import cache
 from ui.controls import Setting, glyph_label
+from ui.filling import keep_button
 from ui.panels import figure_panel, rate_words, table_panel
 from ui.shift import shift_counts_of, shift_panel
 from ui.state import run_state
@@ -134,6 +135,7 @@ def take_away(experiment: Experiment, setting: Setting) -> None:
         st.info("Your own pictures are in no link and no command; take the tables and the perturbations instead.")
         _all_decisions(experiment, setting)
         return
+    keep_button(experiment)
     st.caption("Link that opens this page with its result")
     query = urlencode([(key, value) for key in st.query_params for value in st.query_params.get_all(key)])
     st.code(f"{(st.context.url or '').split('?')[0]}?{query}".rstrip("?"), language=None, wrap_lines=True)

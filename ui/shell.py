@@ -7,6 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from core.errors import ExitLensError
+from ui import kept_cache
 from ui.state import SESSION
 
 ASSETS = Path(__file__).parent / "assets"
@@ -14,6 +15,7 @@ PAGES = {
     "Explore": (
         ("app.py", "Home"),
         ("pages/attack_lab.py", "Attack lab"),
+        ("pages/gallery.py", "Gallery"),
         ("pages/exit_shift.py", "Exit shift"),
         ("pages/confidence.py", "Confidence"),
     ),
@@ -34,6 +36,7 @@ def page_setup(title: str) -> None:
             st.caption(group)
             for path, label in pages:
                 st.page_link(path, label=label)
+    kept_cache.warm_up()
 
 
 @contextmanager

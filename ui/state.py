@@ -30,6 +30,18 @@ LINK = (
     "everyone",
     "measured_on",
     "reliability_exit",
+    "by_model",
+    "by_attack",
+    "by_epsilon",
+    "by_class",
+    "by_rule",
+    "by_shift",
+    "by_fooled",
+    "by_rounding",
+    "order",
+    "view",
+    "page",
+    "seen_by",
 )
 
 
