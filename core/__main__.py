@@ -283,6 +283,22 @@ def attack(
         print(f"{summary['attack']}: {summary['headline']}\nWrote {out}.")
 
 
+bench_commands = typer.Typer(no_args_is_help=True)
+app.add_typer(bench_commands, name="bench", help="Measure speed on this machine; nothing else should run meanwhile.")
+
+
+@bench_commands.command("app")
+def bench_app() -> None:
+    """How long the dashboard keeps a viewer waiting, in a real browser; writes benchmarks/app.json."""
+    from benchmarks.app import measure_app, write_result
+
+    waits = measure_app()
+    for wait in waits:
+        shown = " ".join(f"{seconds:.2f}" for seconds in wait.seconds)
+        print(f"{wait.name}: median {wait.median:.2f} s of {shown} (promised {wait.limit_seconds:g} s)")
+    print(f"Wrote {write_result(waits)}.")
+
+
 def _parse_length(text: str | None) -> float | None:
     if text is None:
         return None
