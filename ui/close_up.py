@@ -13,6 +13,7 @@ from core.figures.theme import exit_names
 from ui import cache
 from ui.controls import Setting, glyph_label
 from ui.panels import figure_panel
+from ui.pictures import as_bytes
 
 PERTURBATION_GAIN = 10
 MAX_REPLAYED = 40  # steps: a longer attack would keep the page waiting for one picture
@@ -102,7 +103,7 @@ def _pictures(experiment: Experiment, position: int, row: pd.Series, class_names
             (noise, f"perturbation ×{PERTURBATION_GAIN}", f"at most {255 * row.linf:.2f}/255 per pixel"),
             (adversarial, "adversarial", f"answered {class_names[row.adversarial_prediction]}"),
         ):
-            st.image(_bytes(picture), width=224, caption=f"{label}: {words}", alt=f"{label} image, {words}")
+            st.image(as_bytes(picture), width=224, caption=f"{label}: {words}", alt=f"{label} image, {words}")
 
 
 def confidence_panel(experiment: Experiment, setting: Setting, target: str, position: int) -> None:
@@ -221,7 +222,3 @@ def _saliency(experiment: Experiment, position: int) -> None:
         caption=f"{experiment.image_set.image_ids[position]} · gradient of each exit's predicted class, "
         "summed over colours; one scale for all maps: orange lowers, purple raises.",
     )
-
-
-def _bytes(image: torch.Tensor) -> np.ndarray:
-    return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()

@@ -24,7 +24,7 @@ from ui.controls import FALLBACKS
 from ui.gallery import model_labels, open_example, shift_word
 from ui.kept_cache import Gallery
 from ui.panels import figure_panel
-from ui.pictures import adversarial_pixels, clean_image, npy, picture, png
+from ui.pictures import adversarial_pixels, as_bytes, clean_image, npy, png
 
 STORY = "pages/story.py"
 PICTURE_WIDTH = 224
@@ -116,7 +116,7 @@ def _pictures(example: KeptExample, gallery: Gallery, run: KeptRun, image: Image
     perturbation, origin = _perturbation(example, gallery, run, image)
     clean = image.pixels()[0]
     if perturbation is None:
-        st.image(picture(clean), width=PICTURE_WIDTH, caption="clean", alt=f"clean image, {example.class_name}")
+        st.image(as_bytes(clean), width=PICTURE_WIDTH, caption="clean", alt=f"clean image, {example.class_name}")
         return None
     adversarial = adversarial_pixels(image, perturbation)
     noise = (adversarial - clean) * PERTURBATION_GAIN + 0.5
@@ -126,7 +126,7 @@ def _pictures(example: KeptExample, gallery: Gallery, run: KeptRun, image: Image
             (noise, f"perturbation ×{PERTURBATION_GAIN}", f"at most {255 * example.linf:.2f}/255 per pixel"),
             (adversarial, "adversarial", f"answered {example.adversarial_class}"),
         ):
-            st.image(picture(each), width=PICTURE_WIDTH, caption=f"{name}: {words}", alt=f"{name} image, {words}")
+            st.image(as_bytes(each), width=PICTURE_WIDTH, caption=f"{name}: {words}", alt=f"{name} image, {words}")
     if example.is_current and kept_cache.verdict_holds(example, image, perturbation):
         st.caption(f"The {origin} perturbation was checked just now: the model here gives the same answer and exit.")
     elif example.is_current:

@@ -18,7 +18,7 @@ from ui import kept_cache
 from ui.controls import ATTACK_LABELS, glyph_label
 from ui.kept_cache import Gallery
 from ui.panels import table_downloads
-from ui.pictures import adversarial_pixels, clean_image, data_url, picture
+from ui.pictures import adversarial_pixels, as_bytes, clean_image, data_url
 
 T = TypeVar("T")
 ANY = "any"
@@ -130,7 +130,7 @@ def _tiles(rows: pd.DataFrame, gallery: Gallery) -> None:
                     st.caption(NO_PICTURE)
                 else:
                     words = f"{example.image_id}, {example.attack}, made on {labels[example.source]}: {answers}"
-                    st.image(picture(pixels), width=TILE_WIDTH, alt=words)
+                    st.image(as_bytes(pixels), width=TILE_WIDTH, alt=words)
                 st.button(answers, key=f"open-{address}", type="tertiary", on_click=open_example, args=(address,))
                 earlier = "" if example.is_current else "  \nmade on earlier weights"
                 st.caption(

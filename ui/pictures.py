@@ -28,7 +28,7 @@ def adversarial_pixels(image: ImageSet, perturbation: Tensor) -> Tensor:
     return apply_perturbations(image.pixels(), perturbation[None])[0]
 
 
-def picture(pixels: Tensor) -> np.ndarray:
+def as_bytes(pixels: Tensor) -> np.ndarray:
     """An image (3, H, W) in [0, 1] as (H, W, 3) bytes."""
     return (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
 
@@ -36,7 +36,7 @@ def picture(pixels: Tensor) -> np.ndarray:
 def png(pixels: Tensor) -> bytes:
     """An image (3, H, W) in [0, 1] as a PNG file: rounded to 8 bits."""
     buffer = BytesIO()
-    Image.fromarray(picture(pixels)).save(buffer, "PNG")
+    Image.fromarray(as_bytes(pixels)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
