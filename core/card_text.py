@@ -21,18 +21,6 @@ Cost is multiply-adds done up to an exit, the classifiers passed included, over 
 
 def how_it_was_made(card: ModelCard) -> str:
     """Recipe, seed, time, machine, versions and hash of a model, in sentences; what the card lacks is left out."""
-    recipe = card.recipe
-    trained = f"Trained on `{card.dataset}` with seed {card.seed}"
-    if recipe.get("name"):
-        trained += f" by the recipe `{recipe['name']}`"
-    if "num_epochs" in recipe and "batch_size" in recipe:
-        trained += f", {recipe['num_epochs']} epochs of batches of {recipe['batch_size']}"
-    trained += f", in {card.training_seconds:,.0f} s ({card.training_seconds / 3600:.1f} h)"
-    machine = card.machine
-    if {"cores", "threads"} <= machine.keys():
-        processor = " ".join(filter(None, (machine.get("architecture"), machine.get("instructions"))))
-        trained += f", on {machine['cores']} cores and {machine['threads']} threads ({processor})"
-    versions = ", ".join(f"{name} {number}" for name, number in card.versions.items())
     calibrated = (
         f"One temperature per exit, fitted on validation, is part of the weights: "
         f"{', '.join(f'{value:.2f}' for value in card.temperatures)}."
@@ -43,7 +31,25 @@ def how_it_was_made(card: ModelCard) -> str:
         f"{card.num_parameters:,} parameters, matrices stored as {card.storage}; sha256 of the weights "
         f"`{card.weights_sha256}`."
     )
-    return " ".join(filter(None, (f"{trained}.", f"Made with {versions}." if versions else "", calibrated, stored)))
+    return " ".join(filter(None, (_origin(card), calibrated, stored)))
+
+
+def _origin(card: ModelCard) -> str:
+    """How a model was trained, or where it was imported from."""
+    if card.imported:
+        return f"Imported from `{card.imported.factory}`; how it was trained is not known here."
+    recipe, machine = card.recipe, card.machine
+    trained = f"Trained on `{card.dataset}` with seed {card.seed}"
+    if recipe.get("name"):
+        trained += f" by the recipe `{recipe['name']}`"
+    if "num_epochs" in recipe and "batch_size" in recipe:
+        trained += f", {recipe['num_epochs']} epochs of batches of {recipe['batch_size']}"
+    trained += f", in {card.training_seconds:,.0f} s ({card.training_seconds / 3600:.1f} h)"
+    if {"cores", "threads"} <= machine.keys():
+        processor = " ".join(filter(None, (machine.get("architecture"), machine.get("instructions"))))
+        trained += f", on {machine['cores']} cores and {machine['threads']} threads ({processor})"
+    versions = ", ".join(f"{name} {number}" for name, number in card.versions.items())
+    return f"{trained}. Made with {versions}." if versions else f"{trained}."
 
 
 def cards_markdown(cards: Sequence[ModelCard]) -> str:
@@ -64,7 +70,8 @@ def _card_markdown(card: ModelCard) -> str:
     for index, (share, cost, other) in enumerate(zip(card.test, card.exit_costs, validation, strict=True)):
         name = "Final" if index == card.num_exits - 1 else f"Exit {index + 1}"
         seen = "" if other is None else f"{100 * other:.1f} %"
-        lines.append(f"| {name} | `{card.exit_layers[index]}` | {100 * cost:.1f} % | {_rate(share)} | {seen} |")
+        layer = f"`{card.exit_layers[index]}`" if card.exit_layers else "not known"
+        lines.append(f"| {name} | {layer} | {100 * cost:.1f} % | {_rate(share)} | {seen} |")
     if card.operating_points:
         lines += [
             "",

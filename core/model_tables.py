@@ -124,7 +124,7 @@ def model_exits_table(
         rows.append(
             {
                 "exit_index": exit_index,
-                "layer": card.exit_layers[exit_index],
+                "layer": card.exit_layers[exit_index] if card.exit_layers else "",
                 "layer_multiply_adds": layers[exit_index],
                 "classifier_multiply_adds": classifiers[exit_index],
                 "cost": cost,

@@ -174,7 +174,7 @@ def test_engineer_weighs_accuracy_against_cost(browser: Browser, server: str) ->
     assert metric(page, "Mean cost")
     expect(page.get_by_text("How it was made")).to_be_visible()
     idle(page)
-    assert page.locator(".js-plotly-plot").count() == 5
+    expect(page.locator(".js-plotly-plot")).to_have_count(5, timeout=PATIENCE_MS)
     slider = page.get_by_role("slider", name="Threshold")
     slider.focus()
     slider.press("Home")  # threshold 0: every image leaves at the first exit
@@ -182,7 +182,7 @@ def test_engineer_weighs_accuracy_against_cost(browser: Browser, server: str) ->
     idle(page)
     assert metric(page, "Mean cost") == "15 %"
     page.get_by_role("button", name="Measure at T = 0.00").click()
-    expect(page.get_by_text(re.compile(r"over 5 repeats")).first).to_be_visible()
+    expect(page.get_by_text(re.compile(r"over 5 repeats")).first).to_be_visible(timeout=PATIENCE_MS)
     assert re.fullmatch(r"\d+ %", metric(page, "Time, one by one"))
     assert problems == []
 

@@ -95,6 +95,26 @@ def test_pages_say_why_a_model_that_cannot_be_cut_does_not_stop(project: Path) -
     assert ready["n"].tolist()[1] == 20
 
 
+def test_models_page_reports_an_imported_model_whether_it_can_be_cut_or_not(project: Path) -> None:
+    # Mutant: a layer of each exit taken for granted, a recipe that was never there, or a timing of stops that are none.
+    bring(project, exit_layers=[layer for layer in load_card(SHIPPED).exit_layers])
+    shipped = metrics(finished(opened("models"), has_metrics))
+    theirs = finished(opened("models", model="● Theirs early-exit"), has_metrics)
+    assert not theirs.exception and not theirs.error
+    assert metrics(theirs) == shipped
+    assert any("Imported from" in markdown.value for markdown in theirs.markdown)
+    assert [button for button in theirs.button if button.key == "time"]
+
+
+def test_models_page_times_nothing_that_cannot_stop(project: Path) -> None:
+    # Mutant: costs that were only claimed shown as if they were counted.
+    bring(project, exit_costs=load_card(SHIPPED).exit_costs)
+    test = finished(opened("models", model="● Theirs early-exit"), has_metrics)
+    assert not test.exception and not test.error
+    assert not [button for button in test.button if button.key == "time"]
+    assert any("costs as its owner gave them" in caption.value for caption in test.main.caption)
+
+
 @pytest.mark.parametrize("loss", ["code", "trust"])
 def test_import_that_cannot_be_loaded_is_named_and_the_rest_works(loss: str, project: Path) -> None:
     # Mutant: the import still offered, or its error ending the page of the shipped model.

@@ -144,21 +144,17 @@ def images_of(name: str) -> ImageSet:
 
 
 def estimated_seconds(spec: ExperimentSpec) -> float:
-    """About how long an experiment takes here: by its multiply-adds, at the speed of the work finished so far."""
-    return _work(spec, len(images_of(spec.images))) / _speed()
+    """About how long an experiment takes here: by its multiply-adds, at the speed of those finished so far."""
+    speeds = [_work(done.spec, len(done.image_set)) / max(done.seconds, 1e-3) for done in _experiments()]
+    return _work(spec, len(images_of(spec.images))) / (float(np.median(speeds)) if speeds else USUAL_SPEED)
 
 
 def evaluation_seconds(spec: EvaluationSpec) -> float:
     """About how long an evaluation takes here, in the same way."""
-    return _evaluation_work(spec) / _speed()
-
-
-def _speed() -> float:
-    """Multiply-adds a second: the median over the work finished so far."""
-    speeds = [_work(done.spec, len(done.image_set)) / max(done.seconds, 1e-3) for done in _experiments()]
-    evaluations = [job.result() for job in job_board().finished() if isinstance(job.spec, EvaluationSpec)]
-    speeds += [_evaluation_work(done.spec) / max(done.seconds, 1e-3) for done in evaluations]
-    return float(np.median(speeds)) if speeds else USUAL_SPEED
+    jobs = [job for job in job_board().finished() if isinstance(job.spec, EvaluationSpec)]
+    # Of a few images, most of the time is the first batch's warming up.
+    speeds = [_evaluation_work(job.spec) / job.result().seconds for job in jobs if job.spec.num_images >= POOL_SIZE]
+    return _evaluation_work(spec) / (float(np.median(speeds)) if speeds else USUAL_SPEED)
 
 
 def _experiments() -> list[Experiment]:

@@ -144,6 +144,7 @@ def where_words(pair: Pair, setting: Setting) -> str:
     if pair.own.card.num_exits > 1:
         words += f" · T = {setting.policy.threshold:.2f}"
         words += "" if setting.policy.fallback == "final" else f", then {FALLBACKS[setting.policy.fallback]}"
+    words += "" if pair.own.card.stops_early else " · cannot stop early: costs as its owner gave them"
     return f"{words} · 95 % Wilson intervals"
 
 

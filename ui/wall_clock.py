@@ -17,6 +17,9 @@ def wall_clock_panel(pair: Pair, setting: Setting) -> None:
     if card.num_exits == 1:
         st.info("A static model cannot stop early, so there is nothing to time. Choose an early-exit model.")
         return
+    if not card.stops_early:
+        st.info("Nothing says which layers feed this model's exits, so it cannot stop early and be timed.")
+        return
     against = glyph_label(twin.card) if twin else "the same network without its early exits (its twin is not here)"
     st.caption(
         f"Times {glyph_label(card)}, really stopping at its exits, against {against}: the first {NUM_IMAGES} images "
