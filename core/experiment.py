@@ -80,11 +80,6 @@ def twin_of(card: ModelCard, others: list[ModelCard]) -> ModelCard | None:
 
     Of several, the one with the standard exits and the lowest seed.
     """
-
-    def standing(other: ModelCard) -> tuple[bool, int, str]:
-        architecture = ARCHITECTURES.get(other.architecture)
-        return other.exit_positions not in ((), architecture and architecture.exit_positions), other.seed, other.name
-
     twins = [
         other
         for other in others
@@ -94,6 +89,12 @@ def twin_of(card: ModelCard, others: list[ModelCard]) -> ModelCard | None:
         and card.shares != other.name
     ]
     return min(twins, key=standing, default=None)
+
+
+def standing(card: ModelCard) -> tuple[bool, int, str]:
+    """What puts one model before another of its architecture and kind: the standard exits, then the lowest seed."""
+    architecture = ARCHITECTURES.get(card.architecture)
+    return card.exit_positions not in ((), architecture and architecture.exit_positions), card.seed, card.name
 
 
 def attack_for(card: ModelCard, spec: LinfAttack) -> LinfAttack:

@@ -1,11 +1,11 @@
 """Kept runs: experiments on disk that outlive the server, one folder each, written whole or not at all."""
 
-import contextlib
 import hashlib
 import os
 import re
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,6 +132,9 @@ def is_kept(key: str, folder: Path | None = None) -> bool:
     return True
 
 
+_PUTTING_IN_PLACE = threading.Lock()
+
+
 def keep(
     experiment: Experiment, models: Mapping[str, tuple[ExitModel, ModelCard]], folder: Path | None = None
 ) -> KeptRun:
@@ -172,9 +175,10 @@ def keep(
                 files={file.name: _digest(file.read_bytes()) for file in sorted(partial.iterdir())},
             )
             (partial / RUN_FILE).write_bytes(TypeAdapter(KeptRun).dump_json(run, indent=2))
-            shutil.rmtree(root / key, ignore_errors=True)  # a damaged one: a sound one was returned above
-            with contextlib.suppress(FileExistsError):  # somebody else kept the same meanwhile
-                partial.replace(root / key)
+            with _PUTTING_IN_PLACE:
+                if not is_kept(key, root):  # somebody else may have kept the same meanwhile
+                    shutil.rmtree(root / key, ignore_errors=True)  # a damaged one
+                    partial.replace(root / key)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except (OSError, SafetensorError) as error:

@@ -12,7 +12,7 @@ from core.attacks.spec import PRESETS, LinfAttack, as_255
 from core.checkpoints import ModelCard
 from core.errors import ExitLensError
 from core.exits import ExitPolicy, Fallback
-from core.experiment import ExperimentSpec
+from core.experiment import ExperimentSpec, standing
 from core.figures.theme import KIND_GLYPHS, exit_names
 from core.kept import KeptModel
 from ui import cache
@@ -73,7 +73,9 @@ def setting_controls() -> Setting:
             key=lambda name: (
                 by_name[name].imported is not None,
                 by_name[name].architecture,
+                standing(by_name[name])[0],
                 by_name[name].kind != "early-exit",
+                standing(by_name[name]),
             ),
         )
         name = st.selectbox(
