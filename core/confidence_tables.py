@@ -92,8 +92,8 @@ def attacked_calibration_tables(exits: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
 def top_classes_table(clean_logits: Tensor, adversarial_logits: Tensor, label: int, image_id: str) -> pd.DataFrame:
     """The classes that compete for one image, at every exit: schema ``TOP_CLASSES``.
 
-    They are the true class, then those that reach ``LEAST_PROBABILITY`` at any exit in either state, the largest
-    first; at most ``NUM_TOP_CLASSES``.
+    They are the true class, then those that win or reach ``LEAST_PROBABILITY`` at any exit in either state, the
+    most probable first; at most ``NUM_TOP_CLASSES``.
 
     Args:
         clean_logits: (K, C).
@@ -104,9 +104,10 @@ def top_classes_table(clean_logits: Tensor, adversarial_logits: Tensor, label: i
     probabilities = torch.stack([clean_logits, adversarial_logits]).double().softmax(dim=-1)  # (2, K, C)
     peak = probabilities.amax(dim=(0, 1))
     peak[label] = 2.0  # above all others
-    order = peak.argsort(descending=True, stable=True)[:NUM_TOP_CLASSES].tolist()
-    classes = [index for index in order if peak[index] >= LEAST_PROBABILITY]
     ranks = probabilities.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1) + 1
+    competes = (peak >= LEAST_PROBABILITY) | (ranks == 1).any(dim=1).any(dim=0)
+    order = peak.argsort(descending=True, stable=True).tolist()
+    classes = [index for index in order if competes[index]][:NUM_TOP_CLASSES]
     rows = [
         (
             image_id,

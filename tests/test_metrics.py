@@ -2,18 +2,23 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 from torch import Tensor
 
 from core.exits import ExitPolicy, decide, never_leaving
 from core.metrics import (
     THRESHOLDS,
+    eec_floor,
+    eec_trapezoid,
     exit_shares,
     exit_shift,
+    mean_change,
+    mean_saving,
     operating_curve,
     operating_points,
     overthinking,
@@ -221,3 +226,55 @@ def test_an_image_that_never_leaves_early_is_answered_by_the_final_exit_whatever
     decisions = never_leaving(confidence, predicted)
     assert (decisions.computed_exit.item(), decisions.answered_exit.item()) == (1, 1)
     assert (decisions.prediction.item(), decisions.confidence.item()) == (3, pytest.approx(0.4))
+
+
+EXIT_COSTS = (0.2, 0.6, 1.0)
+
+
+def test_mean_saving_is_one_minus_the_mean_cost() -> None:
+    # Mutant: the mean cost itself, or the cost of the mean exit.
+    assert mean_saving(torch.tensor([0, 0, 1, 2]), EXIT_COSTS) == pytest.approx(1 - (0.2 + 0.2 + 0.6 + 1.0) / 4)
+    assert mean_saving(torch.tensor([2, 2]), EXIT_COSTS) == 0.0
+
+
+def test_efficacy_is_the_area_under_the_trapezoid_worked_out_by_hand() -> None:
+    # Mutant: the point (0, 0) left out, steps instead of trapezoids, or shares instead of running sums.
+    # Out by 0.2: one half; by 0.6: three quarters; by 1: all.
+    by_hand = 0.2 * (0 + 0.5) / 2 + 0.4 * (0.5 + 0.75) / 2 + 0.4 * (0.75 + 1) / 2
+    assert eec_trapezoid(torch.tensor([0, 0, 1, 2]), EXIT_COSTS) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize(("costs", "floor"), [(EXIT_COSTS, 0.2), ((0.2, 0.9, 1.0), 0.05), ((1.0,), 0.5)])
+def test_efficacy_has_its_floor_where_no_image_leaves_early(costs: tuple[float, ...], floor: float) -> None:
+    # Mutant: a floor of nought, or one from the first exit's cost.
+    nobody = torch.full((7,), len(costs) - 1)
+    assert eec_floor(costs) == pytest.approx(floor)
+    assert eec_trapezoid(nobody, costs) == pytest.approx(floor)
+    assert eec_trapezoid(torch.zeros(7, dtype=torch.long), costs) >= floor
+
+
+def test_mean_change_is_of_pairs_and_its_interval_that_of_scipys_bootstrap() -> None:
+    # Mutant: before and after drawn apart (three times as wide here), before - after, or a 90 % interval.
+    generator = torch.Generator().manual_seed(1)
+    before = torch.rand(40, generator=generator, dtype=torch.float64)
+    after = before - 0.2 + 0.1 * torch.rand(40, generator=generator, dtype=torch.float64)
+    change = mean_change(before, after)
+    difference = (after - before).numpy()
+    expected = bootstrap((difference,), np.mean, n_resamples=10_000, method="percentile", rng=1).confidence_interval
+    assert (change.value, change.num_images) == (pytest.approx(difference.mean()), 40)
+    assert (change.low, change.high) == pytest.approx((expected.low, expected.high), abs=5e-4)
+    assert change == mean_change(before, after)
+
+
+def test_change_that_is_the_same_for_all_has_no_width() -> None:
+    # Mutant: an interval about the values instead of their differences.
+    before = torch.tensor([0.25, 0.5, 1.0])
+    change = mean_change(before, before - 0.25)
+    assert (change.value, change.low, change.high) == (-0.25, -0.25, -0.25)
+
+
+@pytest.mark.parametrize(("before", "after"), [([0.1], [0.1, 0.2]), ([], [])])
+def test_change_without_pairs_is_refused(before: list[float], after: list[float]) -> None:
+    # Mutant: the check dropped; one value would be compared with all.
+    with pytest.raises(ValueError, match="make no pairs"):
+        mean_change(torch.tensor(before), torch.tensor(after))

@@ -86,18 +86,18 @@ def population(experiment: Experiment, setting: Setting) -> None:
     """How sure every exit is of all images; a selected bar shows its images."""
     spec, card = experiment.spec, experiment.cards[experiment.spec.model]
     names = exit_names(card.num_exits)
-    dotted = ""
+    dotted, asked = "", ""
     spread, figure = cache.spread_chart(spec, experiment)
     if card.num_exits > 1:
         add_threshold(figure, setting.policy.threshold, is_labelled=False)
+        asked = "Every exit is asked about every image, also about those that leave earlier. "
         dotted = f"; dotted: the threshold, {setting.policy.threshold:.2f}"
     bars = figure_panel(
         figure,
         key=f"confidence-spread-{card.name}",
         alt=f"Confidence of {len(experiment.image_set)} images at every exit, clean and adversarial. "
         + _spread_words(experiment),
-        caption="Every exit is asked about every image, also about those that leave earlier. Filled: right, hollow: "
-        f"wrong{dotted}. Click a bar to see its images. {where(experiment)}.",
+        caption=f"{asked}Filled: right, hollow: wrong{dotted}. Click a bar to see its images. {where(experiment)}.",
         table=spread,
         selectable=True,
     )

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from core.figures.theme import FONT_SIZE, QUIET, bare_figure, exit_names, exit_ticks
 
 MAX_NUMBERED = 12
+ROW_HEIGHT, GAP = 28, 34
 
 
 def top_classes_figure(
@@ -27,9 +28,11 @@ def top_classes_figure(
     names, ticks = exit_names(num_exits), exit_ticks(num_exits)
     words = [f"{class_names[index]} (true)" if index == label else class_names[index] for index in classes]
     is_numbered = num_exits <= MAX_NUMBERED
-    figure = bare_figure(150 + 56 * len(classes))
+    room = 2 * ROW_HEIGHT * len(classes) + GAP
+    figure = bare_figure(room + 120)
     axis = {"type": "category", "showgrid": False, "tickfont": {"color": QUIET}, "autorange": "reversed"}
-    domains = {"clean": (0.56, 1.0), "adversarial": (0.0, 0.44)}
+    part = ROW_HEIGHT * len(classes) / room
+    domains = {"clean": (1 - part, 1.0), "adversarial": (0.0, part)}
     layout: dict[str, Any] = {"shapes": [], "annotations": []}
     for number, (state, (bottom, top)) in enumerate(domains.items(), start=1):
         grid = top_classes[top_classes.state == state].pivot(
