@@ -9,7 +9,7 @@ POINT_NAMES = {
     "loses_1_percent": "loses < 1 %",
     "loses_5_percent": "loses < 5 %",
     "loses_15_percent": "loses < 15 %",
-    "half_cost": "half of the cost",
+    "half_cost": "half the cost",
     "threshold_0.90": "0.90",
 }
 

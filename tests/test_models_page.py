@@ -109,7 +109,7 @@ def test_a_moved_threshold_moves_the_numbers_and_runs_no_network(zoo: Zoo, monke
     assert time.perf_counter() - started < 3
     right, cost = by_hand(EARLY, ExitPolicy(0.4))
     assert (metrics(test)["Right"], metrics(test)["Mean cost"]) == (right, f"{100 * cost:.0f} %")
-    assert metrics(test)["Mean cost"] != before["Mean cost"] and "T = 0.40 (now)" in str(
+    assert metrics(test)["Mean cost"] != before["Mean cost"] and "T: 0.40, now" in str(
         [chart.proto.spec for chart in test.get("plotly_chart")]
     )
     test.slider(key="threshold").set_value(0.0).run()

@@ -72,12 +72,7 @@ def curve_panel(pair: Pair, setting: Setting) -> None:
         st.info("A static model always computes everything: it is one point. Its early-exit twin is not here yet.")
         return
     curve = cache.curve(early.evaluation.spec, setting.policy.fallback, early.static_cost, early.evaluation)
-    marked = {point.threshold: "" for point in early.card.operating_points} | {setting.policy.threshold: ""}
-    for point in early.card.operating_points:
-        marked[point.threshold] += f"{POINT_NAMES.get(point.name, point.name)} · "
-    marked = {threshold: f"{words}T = {threshold:.2f}" for threshold, words in marked.items()}
-    here = setting.policy.threshold
-    marked[here] = f"<b>{marked[here]} (now)</b>"
+    marked = _marked_thresholds(early.card, setting.policy.threshold)
     beside = None
     if static:
         beside = StaticPoint(glyph_label(static.card), early.static_cost, static.accuracy(setting.policy)[0])
@@ -89,11 +84,22 @@ def curve_panel(pair: Pair, setting: Setting) -> None:
         f"{100 * last.accuracy:.0f} % at the full cost of {glyph_label(early.card)}"
         + (f"; {beside.label}: {100 * beside.accuracy.value:.0f} %." if beside else "."),
         caption=f"{glyph_label(early.card)} · {pair.images}, n = {len(early.evaluation.labels):,} · "
-        f"{FALLBACKS[setting.policy.fallback]} when no exit is sure · thin bars: 95 % Wilson intervals · "
+        f"{FALLBACKS[setting.policy.fallback]} when no exit is sure · cost in multiply-adds · thin bars: 95 % Wilson "
+        "intervals · "
         + (f"{beside.label} costs {100 * beside.cost:.1f} %." if beside else "No static twin is here to draw."),
         table=curve,
     )
     _operating_points(early, curve, pair.images)
+
+
+def _marked_thresholds(card: ModelCard, now: float) -> dict[float, str]:
+    """The operating points and the threshold in force, with the words that stand beside them on the curve."""
+    named: dict[float, list[str]] = {point.threshold: [] for point in card.operating_points} | {now: []}
+    for point in card.operating_points:
+        if not point.name.startswith("threshold_"):
+            named[point.threshold].append(POINT_NAMES.get(point.name, point.name))
+    words = {threshold: f"{', '.join(names) or 'T'}: {threshold:.2f}" for threshold, names in named.items()}
+    return words | {now: f"<b>{words[now]}, now</b>"}
 
 
 def _operating_points(early: Measured, curve: pd.DataFrame, images: str) -> None:

@@ -112,11 +112,27 @@ def calibration_figure(calibration: pd.DataFrame, kind: str | None) -> go.Figure
     axis = {"tickfont": {"color": QUIET}, "title": {"font": {"color": QUIET}}, "zeroline": False}
     # NaN where every answer of an exit is right.
     lowest = min([0.5, *calibration.auroc.dropna()])
+    # Above the plots: beside the second one, its title would stand in the first.
+    titles = [
+        {
+            "text": text,
+            "xref": f"{axes} domain",
+            "x": 0,
+            "yref": "paper",
+            "y": 1,
+            "yanchor": "bottom",
+            "showarrow": False,
+        }
+        for axes, text in (("x", "calibration error (ECE)"), ("x2", "AUROC"))
+    ]
     figure.update_layout(
-        xaxis={**category, "domain": [0, 0.46]},
-        yaxis={"rangemode": "tozero", "zeroline": False, "title": "calibration error (ECE)"},
-        xaxis2={**category, **axis, "domain": [0.56, 1], "anchor": "y2"},
-        yaxis2={**axis, "range": [lowest - 0.02, 1.02], "anchor": "x2", "title": {"text": "AUROC"}},
+        xaxis={**category, "domain": [0, 0.45]},
+        yaxis={"rangemode": "tozero", "zeroline": False},
+        xaxis2={**category, **axis, "domain": [0.57, 1], "anchor": "y2"},
+        yaxis2={**axis, "range": [lowest - 0.02, 1.02], "anchor": "x2"},
+        annotations=titles,
+        legend={"y": 1.1},
+        margin={"t": 72},
     )
     return figure
 

@@ -73,7 +73,7 @@ def curve_figure(curve: pd.DataFrame, marked: Mapping[float, str], static: Stati
     if static:
         _add_static(figure, static)
     figure.update_xaxes(
-        title="mean cost (multiply-adds, of the whole early-exit network)",
+        title="mean cost, of the whole network",
         range=[0, 104],
         ticksuffix=" %",
         showgrid=False,
