@@ -103,7 +103,7 @@ def _warm_waits(page: Page) -> Iterator[Wait]:
     seconds = []
     for number in range(NUM_REPEATS):
         images = f"{number + 1}-{number + 8}"
-        box = page.get_by_label("Picked images, by official index")
+        box = page.get_by_role("textbox", name="Picked images, by official index")
         box.fill(images)
         box.press("Enter")
         _until(page, "document.body.innerText.includes('controls have changed')")

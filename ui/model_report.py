@@ -94,7 +94,9 @@ def curve_panel(pair: Pair, setting: Setting) -> None:
 
 def _marked_thresholds(card: ModelCard, now: float) -> dict[float, str]:
     """The operating points and the threshold in force, with the words that stand beside them on the curve."""
-    named: dict[float, list[str]] = {point.threshold: [] for point in card.operating_points} | {now: []}
+    named: dict[float, list[str]] = {
+        threshold: [] for threshold in (*(point.threshold for point in card.operating_points), now)
+    }
     for point in card.operating_points:
         if not point.name.startswith("threshold_"):
             named[point.threshold].append(POINT_NAMES.get(point.name, point.name))
