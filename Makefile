@@ -37,7 +37,7 @@ check: .venv/.dev-stamp ## formatting, lint, types and the fast tests
 	$(VENV) -m ruff format --check
 	$(VENV) -m ruff check
 	$(VENV) -m mypy
-	$(VENV) -m pytest -q -m "not slow and not browser and not gpu"
+	$(VENV) -m pytest -q -n 2 -m "not slow and not browser and not gpu"
 
 format: .venv/.dev-stamp ## rewrite the code in the project's format
 	$(VENV) -m ruff check --fix-only
