@@ -221,9 +221,15 @@ def test_a_damaged_run_is_one_sentence_among_the_others(runs: list[KeptRun], fol
     assert [runs[0].key in warning.value for warning in test.warning] == [True]
 
 
-def test_a_run_is_removed_only_after_a_second_click(runs: list[KeptRun], folder: Path) -> None:
-    # Mutants: removed by opening the popover; another run removed; the page left on what is gone.
-    test = opened(example=f"{runs[0].key}:cifar10/test/0:{MODEL}")
+def test_a_run_is_removed_by_a_local_visitor_and_only_after_a_second_click(
+    runs: list[KeptRun], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutants: removed by opening the popover, or by anybody; another run removed; the page left on what is gone.
+    address = f"{runs[0].key}:cifar10/test/0:{MODEL}"
+    monkeypatch.setattr("ui.example.is_local_visit", lambda: False)
+    assert not [button for button in opened(example=address).button if button.key == "remove"]
+    monkeypatch.setattr("ui.example.is_local_visit", lambda: True)
+    test = opened(example=address)
     assert (folder / runs[0].key).exists()
     test.button(key="remove").click().run()
     assert not test.exception and not test.error

@@ -21,6 +21,7 @@ from core.kept import KeptRun
 from ui import cache, kept_cache
 from ui.close_up import PERTURBATION_GAIN
 from ui.controls import FALLBACKS
+from ui.fetching import is_local_visit
 from ui.gallery import model_labels, open_example, shift_word
 from ui.kept_cache import Gallery
 from ui.panels import figure_panel
@@ -245,6 +246,8 @@ def _take_away(example: KeptExample, pixels: Tensor | None) -> None:
 
 
 def _remove(run: KeptRun) -> None:
+    if not is_local_visit():  # what is kept belongs to this machine
+        return
     with st.popover(f"Remove the run that holds this, {run.num_examples} examples"):
         st.markdown(
             f"Removes run `{run.key}` with all of its {run.num_examples} examples from this machine. Runs on the "
