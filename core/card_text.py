@@ -31,7 +31,8 @@ def how_it_was_made(card: ModelCard) -> str:
         f"{card.num_parameters:,} parameters, matrices stored as {card.storage}; sha256 of the weights "
         f"`{card.weights_sha256}`."
     )
-    return " ".join(filter(None, (_origin(card), calibrated, stored)))
+    shared = f"Its backbone is that of `{card.shares}`; only its exits were trained." if card.shares else ""
+    return " ".join(filter(None, (_origin(card), shared, calibrated, stored)))
 
 
 def _origin(card: ModelCard) -> str:

@@ -71,6 +71,12 @@ def test_how_it_was_made_says_everything_that_the_card_knows(card: ModelCard) ->
         assert part in words, part
 
 
+def test_a_model_on_anothers_backbone_names_it(card: ModelCard) -> None:
+    # Mutant: exits on a frozen backbone passed off as a network trained as a whole.
+    assert "backbone is that of `toy-static`" in how_it_was_made(replace(card, shares="toy-static"))
+    assert "backbone" not in how_it_was_made(card)
+
+
 def test_what_a_card_lacks_is_left_out(card: ModelCard) -> None:
     # Mutant: a KeyError, or "None" in a sentence, for a model that was trained elsewhere.
     words = how_it_was_made(replace(card, recipe={}, versions={}, machine={}, temperatures=()))
