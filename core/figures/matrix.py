@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from core.figures.theme import FONT_SIZE, PERCENT_BAR, QUIET, bare_figure
 
-CELL_HEIGHT, LEAST_CELL_HEIGHT, MOST_HEIGHT = 56, 26, 520
+CELL_HEIGHT, LEAST_CELL_HEIGHT, MOST_HEIGHT = 56, 25, 520
 
 
 def matrix_figure(
