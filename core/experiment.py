@@ -2,18 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from core.attacks.run import BATCH_SIZE, AttackProgress, AttackResult, attack
-from core.attacks.spec import LinfAttack
+from core.attacks.spec import AttackSpec, EarlyAttack
 from core.checkpoints import ModelCard
 from core.data import ImageSet
 from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy
 from core.models import ARCHITECTURES, ExitModel
 from core.progress import CancelToken
+
+Attack = TypeVar("Attack", bound=AttackSpec)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class ExperimentSpec:
     images: str
     sources: tuple[str, ...]
     targets: tuple[str, ...]
-    attack: LinfAttack
+    attack: AttackSpec
     made_at: ExitPolicy
 
     def __post_init__(self) -> None:
@@ -96,9 +99,14 @@ def twin_of(card: ModelCard, others: list[ModelCard]) -> ModelCard | None:
     return min(twins, key=standing, default=None)
 
 
-def attack_for(card: ModelCard, spec: LinfAttack) -> LinfAttack:
-    """The same attack as it applies to a model: a static one has a single exit and so a single objective."""
-    return replace(spec, objective="final", exit_index=None) if card.num_exits == 1 else spec
+def attack_for(card: ModelCard, spec: Attack) -> Attack:
+    """The same attack as it applies to a model: a static one has a single exit and so a single objective.
+
+    An Early Attack stays as it is; a static model then says that it has no early exit.
+    """
+    if card.num_exits > 1 or isinstance(spec, EarlyAttack):
+        return spec
+    return replace(spec, objective="final", exit_index=None)
 
 
 def run_experiment(

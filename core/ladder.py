@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.attacks.run import AttackProgress, attack
-from core.attacks.spec import LinfAttack
+from core.attacks.spec import AttackSpec
 from core.attacks.success import SUCCESS_RULES
 from core.errors import ExitLensError
 from core.exits import ExitPolicy
@@ -25,7 +25,7 @@ def climb_ladder(
     model: ExitModel,
     images: Tensor,
     labels: Tensor,
-    spec: LinfAttack,
+    spec: AttackSpec,
     policy: ExitPolicy,
     image_ids: Sequence[str],
     *,

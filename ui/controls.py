@@ -167,6 +167,7 @@ def attack_controls(card: ModelCard, class_names: Sequence[str]) -> tuple[LinfAt
 def set_controls(spec: ExperimentSpec, class_names: Sequence[str]) -> None:
     """Puts every control where it stood for an experiment; only for callbacks, which run before the widgets."""
     attack, (dataset, split, selection) = spec.attack, spec.images.split(":", 2)
+    assert isinstance(attack, LinfAttack)  # the controls offer no other
     aim = attack.objective if attack.exit_index is None else f"exit-{attack.exit_index + 1}"
     restored: dict[str, object] = {
         "set": f"{dataset}:{split}",
