@@ -62,7 +62,8 @@ class Experiment:
         cards: Of every target.
         results: The attack on each source.
         clean_logits: Every target's logits on the images, (N, K, C).
-        logits: For each (source, target) the target's logits on the source's adversarial images, (N, K, C).
+        logits: For each (source, target) the target's logits on the source's adversarial images, (N, K, C);
+            none where the two share a backbone.
     """
 
     spec: ExperimentSpec
@@ -97,6 +98,11 @@ def twin_of(card: ModelCard, others: list[ModelCard]) -> ModelCard | None:
         and card.shares != other.name
     ]
     return min(twins, key=standing, default=None)
+
+
+def share_backbone(one: ModelCard, other: ModelCard) -> bool:
+    """Whether two models are exits on the very same layers, so that what fools one is no news on the other."""
+    return one.name != other.name and (one.shares or one.name) == (other.shares or other.name)
 
 
 def attack_for(card: ModelCard, spec: Attack) -> Attack:
@@ -168,6 +174,8 @@ def run_experiment(
     for target in spec.targets:
         clean_logits[target] = results[target].clean_logits if target in results else _shown(models[target][0], pixels)
         for source, result in results.items():
+            if share_backbone(cards[source], cards[target]):
+                continue
             own = source == target
             logits[source, target] = result.adversarial_logits if own else _shown(models[target][0], result.adversarial)
             if cancel and cancel.is_set():
