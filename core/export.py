@@ -91,6 +91,7 @@ def command_of(spec: ExperimentSpec) -> str:
         f"--epsilon {_exact_length(attack.epsilon)}",
         f"--step-size {_exact_length(attack.step_size)}",
         f"--steps {attack.num_steps}",
+        f"--objective {attack.aim}",
         f"--threshold {policy.threshold}",
         *_options_of(attack),
     ]
@@ -100,10 +101,9 @@ def command_of(spec: ExperimentSpec) -> str:
 
 def _options_of(attack: AttackSpec) -> list[str]:
     """What attacks of one kind have and others do not."""
-    aim = f"exit-{attack.exit_index + 1}" if attack.exit_index is not None else "taken"
     if isinstance(attack, EarlyAttack):
-        return [f"--objective {aim}", f"--tries {attack.num_tries}", f"--decay {attack.decay}"]
-    words = [f"--objective {aim if attack.exit_index is not None else attack.objective}"]
+        return [f"--tries {attack.num_tries}", f"--decay {attack.decay}"]
+    words: list[str] = []
     words += [f"--decay {attack.decay}"] if attack.decay or attack.name == "mi-fgsm" else []
     words += ["--random-start"] if attack.random_start else []
     words += [f"--seed {attack.seed}"] if attack.seed else []

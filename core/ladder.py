@@ -16,7 +16,7 @@ from core.exits import ExitPolicy
 from core.metrics import rate
 from core.models import ExitModel
 from core.progress import CancelToken
-from core.tables import LADDER, LADDER_STEPS, rate_columns
+from core.tables import LADDER, LADDER_STEPS, fooled_columns
 
 EPSILONS = tuple(numerator / 255 for numerator in (0.25, 0.5, 1, 2, 4, 8, 16))
 
@@ -97,5 +97,5 @@ def ladder_steps(ladder: pd.DataFrame, epsilons: Sequence[float] = EPSILONS) -> 
     rows = []
     for epsilon in epsilons:
         share = rate(int((attackable.smallest_epsilon <= epsilon).sum()), len(attackable))
-        rows.append({"epsilon": float(epsilon), **rate_columns(share)})
+        rows.append({"epsilon": float(epsilon), **fooled_columns(share)})
     return LADDER_STEPS.check(pd.DataFrame(rows))

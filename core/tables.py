@@ -313,13 +313,13 @@ def transfer_table(decisions: pd.DataFrame) -> pd.DataFrame:
                     "target": target,
                     "success_rule": group.success_rule.iloc[0],
                     "denominator": denominator,
-                    **rate_columns(share),
+                    **fooled_columns(share),
                 }
             )
     return TRANSFER.check(pd.DataFrame(rows))
 
 
-def rate_columns(share: Rate) -> dict[str, int | float]:
+def fooled_columns(share: Rate) -> dict[str, int | float]:
     """A rate as the columns that all tables of fooled images share."""
     return {
         "num_fooled": share.num_hits,

@@ -14,7 +14,7 @@ from core.exits import ExitPolicy
 from core.metrics import rate
 from core.models import ExitModel
 from core.progress import CancelToken
-from core.tables import DENOMINATORS, DIRECTIONS, EXIT_TRANSFER, rate_columns
+from core.tables import DENOMINATORS, DIRECTIONS, EXIT_TRANSFER, fooled_columns
 
 KIND_LETTERS = {"static": "S", "early-exit": "D"}  # D: dynamic, as the literature abbreviates early-exit models
 MAX_EXITS = 8
@@ -174,5 +174,5 @@ def exit_transfer_table(outcome: ExitTransfer) -> pd.DataFrame:
         for denominator in DENOMINATORS:
             share = rate(int((group.fooled & group[denominator]).sum()), int(group[denominator].sum()))
             row = {"source_exit": source, "target_exit": target, "denominator": denominator}
-            rows.append({**row, **rate_columns(share)})
+            rows.append({**row, **fooled_columns(share)})
     return EXIT_TRANSFER.check(pd.DataFrame(rows))

@@ -5,17 +5,19 @@ from dataclasses import fields
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from test_attacks import hand_model, images_at_the_edges, pixel
 from toys import toy_images, toy_model
 
 from core.attacks import AttackProgress, AttackResult, EarlyAttack, attack
 from core.attacks.early import early_loss, early_steps, exits_to_try
 from core.attacks.run import apply_perturbations
-from core.attacks.spec import early
+from core.attacks.spec import early, pgd
 from core.attacks.steps import Step
 from core.attacks.success import SUCCESS_RULES, Case
 from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy, decide
+from core.experiment import ExperimentSpec
 from core.models.classifiers import ExitNetwork
 
 POLICY = ExitPolicy(0.7)
@@ -242,3 +244,14 @@ def test_label_says_what_was_done():
     """Mutant: any number left out, or an exit counted from 0."""
     assert early(2 / 255).label == "Early Attack 2/255, 20 steps of 0.5/255, decay 0.8, through the best of 3 exits"
     assert early(2 / 255, exit_index=1, decay=0.0).label == "Early Attack 2/255, 20 steps of 0.5/255, through exit 2"
+
+
+@pytest.mark.parametrize(
+    "spec", [early(2 / 255), early(exit_index=1, num_tries=5), pgd(), pgd(num_steps=20, decay=0.8)]
+)
+def test_a_spec_that_was_written_down_is_read_back_as_what_it_was(spec):
+    """Mutant: ``name`` any text in both kinds, so that one is read as the other."""
+    asked = ExperimentSpec("toy:test:0", ("a",), ("a",), spec, POLICY)
+    adapter = TypeAdapter(ExperimentSpec)
+    assert adapter.validate_json(adapter.dump_json(asked)) == asked
+    assert type(adapter.validate_json(adapter.dump_json(asked)).attack) is type(spec)

@@ -18,7 +18,7 @@ from core.exits import ExitPolicy
 from core.experiment import run_experiment, share_backbone
 from core.figures import directions_figure, exit_transfer_figure, transfer_figure
 from core.metrics import rate
-from core.tables import TRANSFER, decisions_table, rate_columns, transfer_images, transfer_table
+from core.tables import TRANSFER, decisions_table, fooled_columns, transfer_images, transfer_table
 from core.transfer import (
     ExitTransfer,
     ExitTransferSpec,
@@ -74,7 +74,7 @@ def transfer_of(counts: dict[tuple[str, str], tuple[int, int]], denominator: str
             "target": target,
             "success_rule": "misclassified_taken",
             "denominator": denominator,
-            **rate_columns(rate(*numbers)),
+            **fooled_columns(rate(*numbers)),
         }
         for (source, target), numbers in counts.items()
     ]

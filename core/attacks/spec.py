@@ -57,6 +57,11 @@ class LinfAttack:
             raise ExitLensError(f"goal_class is {self.goal_class}; classes count from 0.")
 
     @property
+    def aim(self) -> str:
+        """What it aims at in one word: the objective, or such as ``exit-1`` for a chosen exit."""
+        return self.objective if self.exit_index is None else f"exit-{self.exit_index + 1}"
+
+    @property
     def num_passes(self) -> int:
         """Gradients taken of each image, at most."""
         return self.num_steps
@@ -130,6 +135,11 @@ class EarlyAttack:
             raise ExitLensError(f"An Early Attack is named early, not {self.name!r}. Choose LinfAttack for others.")
         if self.exit_index is not None and self.exit_index < 0:
             raise ExitLensError(f"exit_index is {self.exit_index}; exits count from 0.")
+
+    @property
+    def aim(self) -> str:
+        """What it aims at in one word: ``taken``, or such as ``exit-1`` for a chosen exit."""
+        return "taken" if self.exit_index is None else f"exit-{self.exit_index + 1}"
 
     @property
     def num_passes(self) -> int:
