@@ -222,13 +222,14 @@ def attack(
     model: Annotated[str, typer.Option(help="A model of `python -m core models`.")],
     images: Annotated[str, typer.Option(help="Such as cifar10:test:0-99 or cifar10:samples.")],
     out: Annotated[Path, typer.Option(help="Folder for perturbations, tables and summary.")],
-    attack: Annotated[str, typer.Option(help="fgsm, pgd or mi-fgsm.")] = "pgd",
+    attack: Annotated[str, typer.Option(help="fgsm, pgd, mi-fgsm or early.")] = "pgd",
     epsilon: Annotated[str, typer.Option(help="Radius, such as 8/255 or 0.03.")] = "8/255",
     step_size: Annotated[str | None, typer.Option(help="Length of a step; the preset's without.")] = None,
     steps: Annotated[int | None, typer.Option(help="Gradient steps; the preset's without.")] = None,
     decay: Annotated[float | None, typer.Option(help="Momentum; the preset's without.")] = None,
     random_start: Annotated[bool, typer.Option(help="Start inside the ball instead of at the image.")] = False,
     objective: Annotated[str, typer.Option(help="taken, final, mean, or exit-1 … exit-K.")] = "taken",
+    tries: Annotated[int | None, typer.Option(help="Exits that an early attack goes through in turn.")] = None,
     goal_class: Annotated[int | None, typer.Option(help="Class to reach, 0-based: a targeted attack.")] = None,
     stop_when_fooled: Annotated[bool, typer.Option(help="Leave each image alone once it is fooled.")] = False,
     threshold: Annotated[float, typer.Option(help="Confidence that is enough to leave.")] = 0.9,
@@ -237,28 +238,38 @@ def attack(
     as_json: AsJson = False,
 ) -> None:
     """Attack images on one model; write perturbations, tables and a summary."""
-    from core.attacks.spec import PRESETS
+    from core.attacks.spec import PRESETS, AttackSpec, early
     from core.checkpoints import load_model
     from core.data import open_image_set
     from core.exits import ExitPolicy
     from core.experiment import ExperimentSpec, attack_for, run_experiment
     from core.export import experiment_summary, write_experiment
 
-    if attack not in PRESETS:
-        raise ExitLensError(f"Unknown attack {attack!r}. Choose one of {', '.join(PRESETS)}.")
+    if attack not in (*PRESETS, "early"):
+        raise ExitLensError(f"Unknown attack {attack!r}. Choose one of {', '.join(PRESETS)} and early.")
     kind, exit_index = _parse_objective(objective)
     chosen: dict[str, Any] = {"step_size": _parse_length(step_size), "num_steps": steps, "decay": decay}
     fields = {name: value for name, value in chosen.items() if value is not None}
-    spec = PRESETS[attack](
-        epsilon=_parse_length(epsilon),
-        random_start=random_start,
-        objective=kind,
-        exit_index=exit_index,
-        goal_class=goal_class,
-        stop_when_fooled=stop_when_fooled,
-        seed=seed,
-        **fields,
-    )
+    fields |= {"epsilon": _parse_length(epsilon), "exit_index": exit_index}
+    spec: AttackSpec
+    if attack == "early":
+        if random_start or stop_when_fooled or goal_class is not None or kind not in ("taken", "exit"):
+            raise ExitLensError(
+                "An early attack goes from the image on, for any wrong class, through exits: leave out "
+                "--random-start, --stop-when-fooled and --goal-class, and aim at taken or at an exit."
+            )
+        spec = early(**fields, **({} if tries is None else {"num_tries": tries}))
+    elif tries is not None:
+        raise ExitLensError("Only an early attack tries several exits: leave out --tries, or give --attack early.")
+    else:
+        spec = PRESETS[attack](
+            random_start=random_start,
+            objective=kind,
+            goal_class=goal_class,
+            stop_when_fooled=stop_when_fooled,
+            seed=seed,
+            **fields,
+        )
     policy = ExitPolicy(threshold, fallback)  # type: ignore[arg-type]
     network, card = load_model(model)
     image_set = open_image_set(images)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from core.attacks.run import AttackResult, apply_perturbations, attack
-from core.attacks.spec import LinfAttack
+from core.attacks.spec import AttackSpec
 from core.attacks.success import SUCCESS_RULES, Case
 from core.checkpoints import ModelCard
 from core.data import ImageSet
@@ -95,7 +95,7 @@ def kept_table(
                 class_name=[class_names[label] for label in own.label],
                 weights_sha256=weights,
                 attack_name=result.spec.name,
-                objective=_objective(result.spec),
+                objective=result.spec.aim,
                 kept_at=kept_at,
                 clean_class=[class_names[answer] for answer in own.clean_prediction],
                 adversarial_class=[class_names[answer] for answer in own.adversarial_prediction],
@@ -127,7 +127,7 @@ def _successes(experiment: Experiment, source: str, model: ExitModel) -> dict[st
     }
 
 
-def remade_perturbation(model: ExitModel, image_set: ImageSet, spec: LinfAttack, made_at: ExitPolicy) -> Tensor:
+def remade_perturbation(model: ExitModel, image_set: ImageSet, spec: AttackSpec, made_at: ExitPolicy) -> Tensor:
     """The perturbations of a kept run made again, (N, 3, H, W) float16.
 
     Float sums move with the batch size, so single pixels may differ from the lost ones: check the verdict.
@@ -165,10 +165,6 @@ def short_hash(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _objective(spec: LinfAttack) -> str:
-    return spec.objective if spec.exit_index is None else f"exit-{spec.exit_index + 1}"
-
-
 def _example_hash(pixel_hash: str, weights: str, result: AttackResult) -> str:
-    made = [TypeAdapter(LinfAttack).dump_python(result.spec), TypeAdapter(ExitPolicy).dump_python(result.made_at)]
+    made = [TypeAdapter(AttackSpec).dump_python(result.spec), TypeAdapter(ExitPolicy).dump_python(result.made_at)]
     return short_hash([pixel_hash, weights, *made])

@@ -2,18 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from core.attacks.run import BATCH_SIZE, AttackProgress, AttackResult, attack
-from core.attacks.spec import LinfAttack
+from core.attacks.spec import AttackSpec, EarlyAttack
 from core.checkpoints import ModelCard
 from core.data import ImageSet
 from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy
 from core.models import ARCHITECTURES, ExitModel
 from core.progress import CancelToken
+
+Attack = TypeVar("Attack", bound=AttackSpec)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class ExperimentSpec:
     images: str
     sources: tuple[str, ...]
     targets: tuple[str, ...]
-    attack: LinfAttack
+    attack: AttackSpec
     made_at: ExitPolicy
 
     def __post_init__(self) -> None:
@@ -59,7 +62,8 @@ class Experiment:
         cards: Of every target.
         results: The attack on each source.
         clean_logits: Every target's logits on the images, (N, K, C).
-        logits: For each (source, target) the target's logits on the source's adversarial images, (N, K, C).
+        logits: For each (source, target) the target's logits on the source's adversarial images, (N, K, C);
+            none where the two share a backbone.
     """
 
     spec: ExperimentSpec
@@ -97,9 +101,19 @@ def standing(card: ModelCard) -> tuple[bool, int, str]:
     return card.exit_positions not in ((), architecture and architecture.exit_positions), card.seed, card.name
 
 
-def attack_for(card: ModelCard, spec: LinfAttack) -> LinfAttack:
-    """The same attack as it applies to a model: a static one has a single exit and so a single objective."""
-    return replace(spec, objective="final", exit_index=None) if card.num_exits == 1 else spec
+def share_backbone(one: ModelCard, other: ModelCard) -> bool:
+    """Whether two models are exits on the very same layers, so that what fools one is no news on the other."""
+    return one.name != other.name and (one.shares or one.name) == (other.shares or other.name)
+
+
+def attack_for(card: ModelCard, spec: Attack) -> Attack:
+    """The same attack as it applies to a model: a static one has a single exit and so a single objective.
+
+    An Early Attack stays as it is; a static model then says that it has no early exit.
+    """
+    if card.num_exits > 1 or isinstance(spec, EarlyAttack):
+        return spec
+    return replace(spec, objective="final", exit_index=None)
 
 
 def run_experiment(
@@ -161,6 +175,8 @@ def run_experiment(
     for target in spec.targets:
         clean_logits[target] = results[target].clean_logits if target in results else _shown(models[target][0], pixels)
         for source, result in results.items():
+            if share_backbone(cards[source], cards[target]):
+                continue
             own = source == target
             logits[source, target] = result.adversarial_logits if own else _shown(models[target][0], result.adversarial)
             if cancel and cancel.is_set():

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from core.attacks.spec import as_255
+from core.attacks.spec import AttackSpec, EarlyAttack, as_255
 from core.data import parse_image_set_name
 from core.errors import ExitLensError
 from core.exits import ExitPolicy
@@ -91,16 +91,25 @@ def command_of(spec: ExperimentSpec) -> str:
         f"--epsilon {_exact_length(attack.epsilon)}",
         f"--step-size {_exact_length(attack.step_size)}",
         f"--steps {attack.num_steps}",
-        f"--objective {attack.objective if attack.exit_index is None else f'exit-{attack.exit_index + 1}'}",
+        f"--objective {attack.aim}",
         f"--threshold {policy.threshold}",
+        *_options_of(attack),
     ]
+    words += [f"--fallback {policy.fallback}"] if policy.fallback != "final" else []
+    return " ".join([*words, "--out output/attack"])
+
+
+def _options_of(attack: AttackSpec) -> list[str]:
+    """What attacks of one kind have and others do not."""
+    if isinstance(attack, EarlyAttack):
+        return [f"--tries {attack.num_tries}", f"--decay {attack.decay}"]
+    words: list[str] = []
     words += [f"--decay {attack.decay}"] if attack.decay or attack.name == "mi-fgsm" else []
     words += ["--random-start"] if attack.random_start else []
     words += [f"--seed {attack.seed}"] if attack.seed else []
     words += [f"--goal-class {attack.goal_class}"] if attack.goal_class is not None else []
     words += ["--stop-when-fooled"] if attack.stop_when_fooled else []
-    words += [f"--fallback {policy.fallback}"] if policy.fallback != "final" else []
-    return " ".join([*words, "--out output/attack"])
+    return words
 
 
 def _exact_length(value: float) -> str:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from core.attacks.spec import LinfAttack
+from core.attacks.spec import AttackSpec
 from core.checkpoints import ModelCard
 from core.errors import ExitLensError
 from core.examples import kept_table, short_hash
@@ -73,7 +73,7 @@ class KeptRun:
 
     key: str
     spec: ExperimentSpec
-    attacks: dict[str, LinfAttack]
+    attacks: dict[str, AttackSpec]
     models: tuple[KeptModel, ...]
     class_names: tuple[str, ...]
     kept_at: str

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from core.attacks.run import AttackProgress, attack
-from core.attacks.spec import LinfAttack
+from core.attacks.spec import AttackSpec
 from core.attacks.success import SUCCESS_RULES
 from core.errors import ExitLensError
 from core.exits import ExitPolicy
 from core.metrics import rate
 from core.models import ExitModel
 from core.progress import CancelToken
-from core.tables import LADDER, LADDER_STEPS
+from core.tables import LADDER, LADDER_STEPS, fooled_columns
 
 EPSILONS = tuple(numerator / 255 for numerator in (0.25, 0.5, 1, 2, 4, 8, 16))
 
@@ -25,7 +25,7 @@ def climb_ladder(
     model: ExitModel,
     images: Tensor,
     labels: Tensor,
-    spec: LinfAttack,
+    spec: AttackSpec,
     policy: ExitPolicy,
     image_ids: Sequence[str],
     *,
@@ -97,14 +97,5 @@ def ladder_steps(ladder: pd.DataFrame, epsilons: Sequence[float] = EPSILONS) -> 
     rows = []
     for epsilon in epsilons:
         share = rate(int((attackable.smallest_epsilon <= epsilon).sum()), len(attackable))
-        rows.append(
-            {
-                "epsilon": float(epsilon),
-                "num_fooled": share.num_hits,
-                "num_images": share.num_images,
-                "rate": share.value,
-                "low": share.low,
-                "high": share.high,
-            }
-        )
+        rows.append({"epsilon": float(epsilon), **fooled_columns(share)})
     return LADDER_STEPS.check(pd.DataFrame(rows))

@@ -11,7 +11,7 @@ from core.attacks.run import AttackResult
 from core.attacks.success import SUCCESS_RULES, Case
 from core.exits import ExitDecisions, ExitPolicy, decide
 from core.experiment import Experiment
-from core.metrics import rate
+from core.metrics import Rate, rate
 
 
 @dataclass(frozen=True)
@@ -113,20 +113,29 @@ STEPS = TableSchema(
         "made_at_exit": "whole",
     },
 )
+DENOMINATORS = ("attackable", "common", "fooled the source")
+_RATE = {"num_fooled": "whole", "num_images": "whole", "rate": "number", "low": "number", "high": "number"}
 TRANSFER = TableSchema(
     "transfer",
     "one source and one target",
+    {"source": "text", "target": "text", "success_rule": "text", "denominator": "text", **_RATE},
+)
+DIRECTIONS = TableSchema(
+    "directions",
+    "one source and another model as target, by the kinds of the two",
     {
+        "direction": "text",
+        "same_architecture": "truth",
         "source": "text",
         "target": "text",
-        "success_rule": "text",
         "denominator": "text",
-        "num_fooled": "whole",
-        "num_images": "whole",
-        "rate": "number",
-        "low": "number",
-        "high": "number",
+        **_RATE,
     },
+)
+EXIT_TRANSFER = TableSchema(
+    "exit transfer",
+    "one exit of a model that was attacked, and one that was shown the outcome",
+    {"source_exit": "whole", "target_exit": "whole", "denominator": "text", **_RATE},
 )
 LADDER = TableSchema(
     "ladder",
@@ -143,14 +152,7 @@ LADDER = TableSchema(
 LADDER_STEPS = TableSchema(
     "ladder steps",
     "one radius, and the attackable images that succumb within it",
-    {
-        "epsilon": "number",
-        "num_fooled": "whole",
-        "num_images": "whole",
-        "rate": "number",
-        "low": "number",
-        "high": "number",
-    },
+    {"epsilon": "number", **_RATE},
 )
 KEPT = TableSchema(
     "kept",
@@ -187,7 +189,7 @@ KEPT = TableSchema(
         "fooled": "text",
     },
 )
-SCHEMAS = (DECISIONS, EXITS, STEPS, TRANSFER, LADDER, LADDER_STEPS, KEPT)
+SCHEMAS = (DECISIONS, EXITS, STEPS, TRANSFER, DIRECTIONS, EXIT_TRANSFER, LADDER, LADDER_STEPS, KEPT)
 
 
 def decisions_table(experiment: Experiment, policy: ExitPolicy) -> pd.DataFrame:
@@ -271,34 +273,61 @@ def steps_table(result: AttackResult, image_ids: list[str], source: str) -> pd.D
     return STEPS.check(pd.concat(parts, ignore_index=True))
 
 
+def transfer_images(decisions: pd.DataFrame) -> pd.DataFrame:
+    """For every source, target and image, whether it counts in each denominator and whether the target is fooled.
+
+    Args:
+        decisions: Schema ``DECISIONS``, each source among its own targets.
+
+    Returns:
+        The columns ``source``, ``target``, ``image_id``, ``success_rule``, ``fooled`` and one truth for each of
+        ``DENOMINATORS``: ``attackable`` (right when clean on source and target, and attackable there), ``common``
+        (attackable on every model compared) and ``fooled the source`` (attackable, and the attack succeeded at its
+        source).
+    """
+    own = decisions[decisions.source == decisions.target]
+    at_source = decisions[["source", "image_id"]].merge(
+        own[["source", "image_id", "attackable", "succeeded"]], on=["source", "image_id"], how="left"
+    )
+    attackable = decisions.attackable.to_numpy() & at_source.attackable.to_numpy()
+    everywhere = decisions.groupby("image_id").attackable.transform("all").to_numpy()
+    images = decisions[["source", "target", "image_id", "success_rule"]].assign(fooled=decisions.succeeded)
+    images["attackable"] = attackable
+    images["common"] = everywhere
+    images["fooled the source"] = attackable & at_source.succeeded.to_numpy()
+    return images
+
+
 def transfer_table(decisions: pd.DataFrame) -> pd.DataFrame:
     """How often what was made on each source fools each target: schema ``TRANSFER``.
 
-    Two denominators, never mixed: ``attackable`` (right when clean on source and target, and attackable
-    there) and ``fooled the source`` (those of them on which the attack succeeded at its source).
+    One row for each source, target and denominator of ``transfer_images``; denominators are never mixed.
     """
     rows = []
-    own = decisions[decisions.source == decisions.target].set_index(["source", "image_id"])
-    for (source, target), group in decisions.groupby(["source", "target"], sort=False):
-        at_source = own.loc[str(source)].loc[group.image_id]
-        attackable = group.attackable.to_numpy() & at_source.attackable.to_numpy()
-        fooled_source = attackable & at_source.succeeded.to_numpy()
-        for denominator, counted in (("attackable", attackable), ("fooled the source", fooled_source)):
-            share = rate(int((group.succeeded.to_numpy() & counted).sum()), int(counted.sum()))
+    for (source, target), group in transfer_images(decisions).groupby(["source", "target"], sort=False):
+        for denominator in DENOMINATORS:
+            share = rate(int((group.fooled & group[denominator]).sum()), int(group[denominator].sum()))
             rows.append(
                 {
                     "source": source,
                     "target": target,
                     "success_rule": group.success_rule.iloc[0],
                     "denominator": denominator,
-                    "num_fooled": share.num_hits,
-                    "num_images": share.num_images,
-                    "rate": share.value,
-                    "low": share.low,
-                    "high": share.high,
+                    **fooled_columns(share),
                 }
             )
     return TRANSFER.check(pd.DataFrame(rows))
+
+
+def fooled_columns(share: Rate) -> dict[str, int | float]:
+    """A rate as the columns that all tables of fooled images share."""
+    return {
+        "num_fooled": share.num_hits,
+        "num_images": share.num_images,
+        "rate": share.value,
+        "low": share.low,
+        "high": share.high,
+    }
 
 
 def _transfer_rule(result: AttackResult) -> str:

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from toys import linear_layers, linear_model, toy_images, toy_model
 
 from core.attacks import PRESETS, AttackProgress, AttackResult, LinfAttack, attack
-from core.attacks.linf import Step, observe, sign_steps
+from core.attacks.linf import sign_steps
+from core.attacks.objectives import objective_loss
 from core.attacks.run import apply_perturbations, store_perturbations
+from core.attacks.steps import Step, observe
 from core.attacks.success import SUCCESS_RULES, Case
 from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy, confidences, decide
@@ -65,6 +67,11 @@ def mostly_right_labels(model: ExitNetwork, images: Tensor, policy: ExitPolicy =
     """The model's own answers, but for every fifth image the next class: there the model errs when clean."""
     answers = decide(model(images), policy).prediction
     return torch.where(torch.arange(len(images)) % 5 == 4, (answers + 1) % model.num_classes, answers)
+
+
+def observed(logits: Tensor, labels: Tensor, spec: LinfAttack, policy: ExitPolicy) -> Step:
+    """The record of one step of a sign-step attack."""
+    return observe(logits, labels, objective_loss(logits, labels, spec, policy), policy)
 
 
 def gradient_of(model: ExitNetwork, images: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
@@ -564,7 +571,7 @@ def test_record_holds_the_clean_image_every_step_and_the_stored_result(fields_):
     at_step += [adversarial_of(model, images, labels, LinfAttack(num_steps=n, **fields_)) for n in (1, 2, 3)]
     at_step += [result.adversarial]
     for step, at in zip(result.steps, at_step, strict=True):
-        expected = observe(model(at), labels, spec, SURE_AT_70)
+        expected = observed(model(at), labels, spec, SURE_AT_70)
         for field in fields(Step):
             one, other = getattr(step, field.name), getattr(expected, field.name)
             assert torch.allclose(one, other, rtol=0, atol=1e-12), field.name
@@ -573,7 +580,7 @@ def test_record_holds_the_clean_image_every_step_and_the_stored_result(fields_):
 def test_one_record_says_what_every_exit_says():
     """Mutant: the true class's probability read at the predicted class, or exits and images swapped."""
     logits, labels = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0)).double(), labels_of(5)
-    step = observe(logits, labels, LinfAttack(objective="final"), ExitPolicy(0.6))
+    step = observed(logits, labels, LinfAttack(objective="final"), ExitPolicy(0.6))
     shares = logits.exp() / logits.exp().sum(dim=2, keepdim=True)
     for image in range(5):
         for exit_index in range(3):
@@ -590,7 +597,7 @@ def test_with_a_random_start_the_record_begins_at_the_start():
     """Mutant: the clean image recorded as step 0 although the attack began elsewhere."""
     model, images, labels = toy_model(), toy_images(4), labels_of(4)
     result = attack(model, images, labels, LinfAttack(random_start=True), SURE_AT_70)
-    start = observe(model(_starts(images, 0)), labels, result.spec, SURE_AT_70)
+    start = observed(model(_starts(images, 0)), labels, result.spec, SURE_AT_70)
     assert torch.allclose(result.steps[0].confidence, start.confidence, rtol=0, atol=1e-12)
     assert not torch.allclose(result.steps[0].confidence, confidences(result.clean_logits))
 

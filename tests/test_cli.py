@@ -17,7 +17,7 @@ from toys import TOY_CLASSES, answered_image_set, toy_card, toy_model, write_hub
 
 from core.__main__ import main
 from core.attacks.run import apply_perturbations
-from core.attacks.spec import LinfAttack, fgsm, mi_fgsm, pgd
+from core.attacks.spec import AttackSpec, early, fgsm, mi_fgsm, pgd
 from core.card_text import cards_markdown
 from core.checkpoints import CARD_FILE, FOLDER_VARIABLE, load_card, load_model, pack_weights, save_model
 from core.data import DATA_ROOT_VARIABLE, open_image_set
@@ -219,12 +219,14 @@ SPECS = [
     pgd(objective="exit", exit_index=1, stop_when_fooled=True),
     pgd(objective="mean", goal_class=0),
     pgd(1 / 3 / 255, step_size=1e-6),
+    early(2 / 255),
+    early(1 / 3 / 255, exit_index=1, num_steps=7, num_tries=5, decay=0.0),
 ]
 
 
 @pytest.mark.parametrize("attack", SPECS, ids=lambda attack: attack.label)
 def test_printed_command_asks_for_the_very_same_experiment(
-    attack: LinfAttack, command: Command, monkeypatch: pytest.MonkeyPatch
+    attack: AttackSpec, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Mutant: any field left out of the command, or numbers cut to a few digits.
     policy = ExitPolicy(0.123456789, "most_confident") if attack.decay else ExitPolicy(0.9)
@@ -247,6 +249,13 @@ def test_static_model_takes_the_attack_that_an_early_exit_model_would(command: C
     # Mutant: the objective ``taken`` refused for, or recorded on, a model with a single exit.
     summary = json.loads(command(*attack_words(project / "out", "--attack", "fgsm", model=STATIC)).out)
     assert summary["spec"]["objective"] == "final" and summary["success_rule"] == "misclassified_final"
+
+
+def test_early_attack_takes_no_option_that_it_does_not_know(command: Command, project: Path) -> None:
+    # Mutant: an option dropped without a word, so that something else is measured than was asked.
+    for option in (["--goal-class", "1"], ["--random-start"], ["--stop-when-fooled"], ["--objective", "mean"]):
+        assert "leave out" in command(*attack_words(project / "out", "--attack", "early", *option)).err
+    assert "leave out --tries" in command(*attack_words(project / "out", "--tries", "2")).err
 
 
 # Errors

@@ -115,9 +115,8 @@ def test_every_builder_fits_its_schema() -> None:
     decisions = decisions_table(done, POLICY)
     steps = steps_table(done.results[EARLY], done.image_set.image_ids, EARLY)
     tables = [decisions, exits_table(done), steps, transfer_table(decisions)]
-    # The others are checked where their tables are built.
+    assert len({schema.name for schema in SCHEMAS}) == len(SCHEMAS)
     for schema, table in zip((DECISIONS, EXITS, STEPS, TRANSFER), tables, strict=True):
-        assert schema in SCHEMAS
         assert list(schema.check(table).columns) == list(schema.columns)
         assert not table.drop(columns=["rate"], errors="ignore").isna().any().any()
 
@@ -244,15 +243,17 @@ def decided(target: str, attackable: str, succeeded: str) -> pd.DataFrame:
 
 
 def test_transfer_counts_images_attackable_on_both_and_those_that_fooled_the_source() -> None:
-    # Mutant: one side's attackable dropped, rows matched by position, or the two denominators swapped.
+    # Mutant: one side's attackable dropped, rows matched by position, denominators swapped, or ``common`` per pair.
     on_source = decided("S", attackable="+++-+", succeeded="++-+-")
     on_target = decided("T", attackable="+-+++", succeeded="++++-").iloc[::-1]
     table = transfer_table(pd.concat([on_source, on_target], ignore_index=True))
     counted = {(row.target, row.denominator): (row.num_fooled, row.num_images) for row in table.itertuples(index=False)}
     assert counted == {
         ("S", "attackable"): (2, 4),  # a, b of a, b, c, e
+        ("S", "common"): (1, 3),  # a of a, c, e
         ("S", "fooled the source"): (2, 2),
         ("T", "attackable"): (2, 3),  # a, c of a, c, e
+        ("T", "common"): (2, 3),
         ("T", "fooled the source"): (1, 1),  # a
     }
     row = table[(table.target == "T") & (table.denominator == "attackable")].iloc[0]
@@ -263,5 +264,5 @@ def test_transfer_counts_images_attackable_on_both_and_those_that_fooled_the_sou
 def test_transfer_of_no_images_has_no_rate() -> None:
     # Mutant: 0 written as if it had been measured.
     table = transfer_table(decided("S", attackable="-----", succeeded="+++++"))
-    assert table.num_images.tolist() == [0, 0] and table.rate.isna().all()
-    assert (table.low.tolist(), table.high.tolist()) == ([0, 0], [1, 1])
+    assert table.num_images.tolist() == [0, 0, 0] and table.rate.isna().all()
+    assert (table.low.tolist(), table.high.tolist()) == ([0, 0, 0], [1, 1, 1])

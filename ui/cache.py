@@ -13,6 +13,7 @@ import torch
 from core import checkpoints, data, fetch
 from core.attacks.linf import images_at_step
 from core.attacks.run import AttackProgress, AttackResult
+from core.attacks.spec import LinfAttack
 from core.attribution import saliency_maps
 from core.checkpoints import LoadedModel, ModelCard
 from core.confidence_tables import attacked_calibration_tables, confidence_spread_table
@@ -168,7 +169,7 @@ def _work(spec: ExperimentSpec, num_images: int) -> float:
         sum(card.layer_multiply_adds) + sum(card.classifier_multiply_adds)
         for card in map(checkpoints.load_card, spec.sources)
     )
-    return float(num_images * per_image * (3 * spec.attack.num_steps + 2))
+    return float(num_images * per_image * (3 * spec.attack.num_passes + 2))
 
 
 def _evaluation_work(spec: EvaluationSpec) -> float:
@@ -237,6 +238,7 @@ def picture_at_step(spec: ExperimentSpec, source: str, row: int, step: int, _exp
     else:
         model, _ = loaded_model(source, _experiment.cards[source].weights_sha256)
         rows = slice(row, row + 1)
+        assert isinstance(result.spec, LinfAttack)  # no other attack is replayed
         image = images_at_step(model, result.images[rows], result.labels[rows], result.spec, result.made_at, step)[0]
     return (image * 255).round().byte().permute(1, 2, 0).numpy()
 

@@ -203,7 +203,10 @@ def _who_else(experiment: Experiment, setting: Setting, position: int) -> None:
     shown = decisions[decisions.source == experiment.spec.model]
     with st.container(horizontal=True, gap="small"):
         for target, card in experiment.cards.items():
-            row = shown[shown.target == target].iloc[position]
+            on_target = shown[shown.target == target]
+            if on_target.empty:  # exits on the very same backbone
+                continue
+            row = on_target.iloc[position]
             answer = class_names[row.adversarial_prediction]
             if not row.attackable:
                 verdict = f"wrong already when clean, now {answer}"

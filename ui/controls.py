@@ -169,14 +169,14 @@ def attack_controls(card: ModelCard, class_names: Sequence[str]) -> tuple[LinfAt
 def set_controls(spec: ExperimentSpec, class_names: Sequence[str]) -> None:
     """Puts every control where it stood for an experiment; only for callbacks, which run before the widgets."""
     attack, (dataset, split, selection) = spec.attack, spec.images.split(":", 2)
-    aim = attack.objective if attack.exit_index is None else f"exit-{attack.exit_index + 1}"
+    assert isinstance(attack, LinfAttack)  # the controls offer no other
     restored: dict[str, object] = {
         "set": f"{dataset}:{split}",
         "model": spec.model,
         "images": selection,
         "attack": attack.name,
         "epsilon": as_255(attack.epsilon),
-        "aim": aim,
+        "aim": attack.aim,
         "steps": attack.num_steps,
         "step_size": attack.step_size * 255,
         "decay": attack.decay,

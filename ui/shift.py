@@ -177,7 +177,7 @@ def while_generating(experiment: Experiment) -> None:
     made_at, figure = cache.made_at_chart(experiment.spec, experiment)
     aim = (
         "The attack aims at that very exit, looked up again at every step."
-        if result.spec.objective == "taken"
+        if result.spec.aim == "taken"
         else f"The attack itself aims {result.spec.label.rsplit('at ', 1)[-1]}."
     )
     first, last = (made_at[made_at.step == step] for step in (0, made_at.step.max()))

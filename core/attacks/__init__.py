@@ -1,6 +1,6 @@
 """Attacks on exits: specs, objectives, the sign-step loop, success rules and the one function that runs them."""
 
 from core.attacks.run import AttackProgress, AttackResult, attack
-from core.attacks.spec import PRESETS, LinfAttack
+from core.attacks.spec import PRESETS, AttackSpec, EarlyAttack, LinfAttack
 
-__all__ = ["PRESETS", "AttackProgress", "AttackResult", "LinfAttack", "attack"]
+__all__ = ["PRESETS", "AttackProgress", "AttackResult", "AttackSpec", "EarlyAttack", "LinfAttack", "attack"]

@@ -2,45 +2,17 @@
 
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from core.attacks.objectives import objective_loss
 from core.attacks.spec import LinfAttack
+from core.attacks.steps import Step, observe
 from core.attacks.success import SUCCESS_RULES, Case
-from core.exits import ExitPolicy, decide
+from core.exits import ExitPolicy
 from core.models import ExitModel
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """What every exit says of the images at one step; step 0 is the start.
-
-    Attributes:
-        loss: The objective of each image, (N,).
-        predicted: Class predicted by every exit, (N, K).
-        confidence: Confidence of every exit, (N, K).
-        true_probability: Probability that every exit gives to the true class, (N, K).
-        exit_taken: Computed exit under the policy of the attack, (N,).
-    """
-
-    loss: Tensor
-    predicted: Tensor
-    confidence: Tensor
-    true_probability: Tensor
-    exit_taken: Tensor
-
-
-def observe(logits: Tensor, labels: Tensor, spec: LinfAttack, policy: ExitPolicy) -> Step:
-    """Makes the record of one step from its logits (N, K, C)."""
-    probabilities = logits.softmax(dim=-1)
-    confidence, predicted = probabilities.max(dim=-1)
-    index = labels[:, None, None].expand(-1, logits.shape[1], 1)
-    true_probability = probabilities.gather(2, index)[..., 0]
-    taken = decide(logits, policy).computed_exit
-    return Step(objective_loss(logits, labels, spec, policy), predicted, confidence, true_probability, taken)
 
 
 def sign_steps(
@@ -87,11 +59,9 @@ def sign_steps(
         loss = objective_loss(logits, labels, spec, policy)
         (gradient,) = torch.autograd.grad(loss.sum(), current)
         logits, current = logits.detach(), current.detach()
-        steps.append(observe(logits, labels, spec, policy))
-        size = gradient.abs().mean(dim=(1, 2, 3), keepdim=True)
-        momentum = spec.decay * momentum + gradient / torch.where(size > 0, size, 1)
-        moved = current + spec.step_size * momentum.sign()
-        moved = (images + (moved - images).clamp(-spec.epsilon, spec.epsilon)).clamp(0, 1)
+        steps.append(observe(logits, labels, loss.detach(), policy))
+        momentum = spec.decay * momentum + unit_mean(gradient)
+        moved = project(current + spec.step_size * momentum.sign(), images, spec.epsilon)
         if spec.stop_when_fooled:
             assert clean_logits is not None
             fooled = rule.succeeded(Case(clean_logits, logits, labels, policy, spec.goal_class))
@@ -100,6 +70,17 @@ def sign_steps(
         if on_step:
             on_step(number)
     return current, steps
+
+
+def unit_mean(gradient: Tensor) -> Tensor:
+    """Each image's gradient over its mean absolute value; a gradient of nought stays as it is."""
+    size = gradient.abs().mean(dim=(1, 2, 3), keepdim=True)
+    return gradient / torch.where(size > 0, size, 1)
+
+
+def project(moved: Tensor, images: Tensor, epsilon: float) -> Tensor:
+    """The nearest images that lie inside the ball around ``images`` and inside [0, 1]."""
+    return (images + (moved - images).clamp(-epsilon, epsilon)).clamp(0, 1)
 
 
 def images_at_step(

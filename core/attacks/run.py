@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.attacks.linf import Step, observe, sign_steps
-from core.attacks.spec import LinfAttack
+from core.attacks.early import early_loss, early_steps
+from core.attacks.linf import sign_steps
+from core.attacks.objectives import objective_loss
+from core.attacks.spec import AttackSpec, EarlyAttack, LinfAttack
+from core.attacks.steps import Step, observe
 from core.attacks.success import SUCCESS_RULES, Case
 from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy
@@ -20,12 +23,32 @@ BATCH_SIZE = 128
 
 
 @dataclass(frozen=True)
+class Method:
+    """How the specs of one kind are carried out.
+
+    Attributes:
+        steps: From model, images, labels, spec, policy, clean logits and a callback per step to the adversarial
+            images and ``num_steps`` records.
+        loss: From logits, labels, spec and policy to the loss of each image.
+    """
+
+    steps: Callable[..., tuple[Tensor, list[Step]]]
+    loss: Callable[..., Tensor]
+
+
+METHODS: dict[type[AttackSpec], Method] = {
+    LinfAttack: Method(sign_steps, objective_loss),
+    EarlyAttack: Method(early_steps, early_loss),
+}
+
+
+@dataclass(frozen=True)
 class AttackProgress:
     """How far an attack has come.
 
     Attributes:
         step: Steps done on the images at hand.
-        num_steps: Steps of the attack.
+        num_steps: Steps of the attack, at most.
         num_done: Images of finished batches.
         num_images: All images.
         share: Part of the whole work done, in [0, 1].
@@ -61,7 +84,7 @@ class AttackResult:
         seconds: Wall-clock.
     """
 
-    spec: LinfAttack
+    spec: AttackSpec
     made_at: ExitPolicy
     images: Tensor
     labels: Tensor
@@ -103,7 +126,7 @@ def attack(
     model: ExitModel,
     images: Tensor,
     labels: Tensor,
-    spec: LinfAttack,
+    spec: AttackSpec,
     policy: ExitPolicy,
     *,
     batch_size: int = BATCH_SIZE,
@@ -133,27 +156,27 @@ def attack(
     if batch_size < 1:
         raise ExitLensError(f"The batch size is {batch_size}; one image or more is needed.")
     spec.check_model(model.num_exits, model.num_classes)
-    started = time.perf_counter()
+    started, method = time.perf_counter(), METHODS[type(spec)]
     num_images = len(images)
     parts: list[tuple[Tensor, Tensor, Tensor, list[Step]]] = []
     for first in range(0, num_images, batch_size):
         batch, batch_labels = images[first : first + batch_size], labels[first : first + batch_size]
 
         def on_step(step: int, done: int = first, count: int = len(batch)) -> None:
-            share = (done + count * step / spec.num_steps) / num_images
+            share = (done + count * step / spec.num_passes) / num_images
             if on_progress:
                 seconds = time.perf_counter() - started
-                on_progress(AttackProgress(step, spec.num_steps, done, num_images, share, seconds))
+                on_progress(AttackProgress(step, spec.num_passes, done, num_images, share, seconds))
             if cancel and cancel.is_set():
                 raise Cancelled
 
         with torch.no_grad():
             clean_logits = model(batch)
-        adversarial, steps = sign_steps(model, batch, batch_labels, spec, policy, clean_logits, on_step)
+        adversarial, steps = method.steps(model, batch, batch_labels, spec, policy, clean_logits, on_step)
         perturbations = store_perturbations(batch, adversarial, spec.epsilon)
         with torch.no_grad():
             logits = model(apply_perturbations(batch, perturbations))
-        steps.append(observe(logits, batch_labels, spec, policy))
+        steps.append(observe(logits, batch_labels, method.loss(logits, batch_labels, spec, policy), policy))
         parts.append((perturbations, clean_logits, logits, steps))
     all_perturbations, all_clean, all_adversarial, step_lists = zip(*parts, strict=True)
     return AttackResult(

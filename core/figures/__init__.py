@@ -6,7 +6,9 @@ from core.figures.classes import top_classes_figure
 from core.figures.confidence import confidence_figure
 from core.figures.confusion import confusion_figure
 from core.figures.curve import StaticPoint, curve_figure
+from core.figures.directions import directions_figure
 from core.figures.efficiency import cost_change_figure, share_out_figure
+from core.figures.exit_transfer import exit_transfer_figure
 from core.figures.exits import model_exits_figure
 from core.figures.flow import exit_flow_figure, flow_figure
 from core.figures.ladder import ladder_figure
@@ -24,7 +26,9 @@ __all__ = [
     "confusion_figure",
     "cost_change_figure",
     "curve_figure",
+    "directions_figure",
     "exit_flow_figure",
+    "exit_transfer_figure",
     "exits_made_at_figure",
     "flow_figure",
     "ladder_figure",

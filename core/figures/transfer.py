@@ -1,6 +1,8 @@
 """The transfer matrix: which model's adversarial examples fool which model."""
 
+import math
 import re
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -13,24 +15,21 @@ def transfer_figure(transfer: pd.DataFrame, labels: dict[str, str]) -> go.Figure
 
     Args:
         transfer: Rows of one denominator (schema ``TRANSFER``).
-        labels: Name on screen of each model.
+        labels: Name on screen of each model, in the order of rows and columns.
 
     Returns:
-        The figure; rows and columns are the sources and targets in the order of the table.
+        The figure; a cell that the table lacks says that the two models share a backbone.
     """
-    sources, targets = list(dict.fromkeys(transfer.source)), list(dict.fromkeys(transfer.target))
-    cells = transfer.set_index(["source", "target"])
-    grid = [[cells.loc[(source, target)] for target in targets] for source in sources]
+    sources = [name for name in labels if name in set(transfer.source)]
+    targets = [name for name in labels if name in set(transfer.target)]
+    cells: dict[tuple[str, str], Any] = {(str(row.source), str(row.target)): row for row in transfer.itertuples()}
+    pairs = [[(source, target) for target in targets] for source in sources]
     return matrix_figure(
-        [[cell.rate for cell in row] for row in grid],
-        [[_cell_text(cell) for cell in row] for row in grid],
+        [[cells[pair].rate if pair in cells else math.nan for pair in row] for row in pairs],
+        [[_cell_text(cells.get(pair)) for pair in row] for row in pairs],
         [
-            [
-                f"made on {labels[source]}, shown to {labels[target]}: {_cell_text(cell)} "
-                f"({100 * cell.low:.0f}–{100 * cell.high:.0f} %)"
-                for target, cell in zip(targets, row, strict=True)
-            ]
-            for source, row in zip(sources, grid, strict=True)
+            [f"made on {labels[pair[0]]}, shown to {labels[pair[1]]}: {_words(cells.get(pair))}" for pair in row]
+            for row in pairs
         ],
         [_wrapped(labels[name]) for name in sources],
         [_wrapped(labels[name]) for name in targets],
@@ -45,7 +44,15 @@ def _wrapped(label: str) -> str:
     return re.sub(r" (static|early-exit)", r"<br>\1", label, count=1)
 
 
-def _cell_text(cell: pd.Series) -> str:
+def _cell_text(cell: Any) -> str:
+    if cell is None:
+        return "same<br>backbone"
     if not cell.num_images:
         return "no image"
     return f"{cell.num_fooled} of {cell.num_images}"
+
+
+def _words(cell: Any) -> str:
+    if cell is None:
+        return "not compared, as both stand on one backbone"
+    return f"{_cell_text(cell)} ({100 * cell.low:.0f}–{100 * cell.high:.0f} %)"
