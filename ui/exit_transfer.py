@@ -44,9 +44,13 @@ def exit_to_exit(asked: Asked, setting: Setting) -> None:
         running.progress(job, key="cancel-exits")
     elif job.was_cancelled:
         st.info("Cancelled: nothing of that run was kept.")
-        st.button("Attack the exits again", on_click=cache.start_exit_transfer, args=(spec,))
+        st.button("Attack the exits again", on_click=_start, args=(spec,))
     else:
         _exit_matrix(job.result(), card)
+
+
+def _start(spec: ExitTransferSpec) -> None:
+    cache.start_exit_transfer(spec)
 
 
 def _early_exit_card(setting: Setting) -> ModelCard | None:
@@ -65,9 +69,10 @@ def _exit_matrix(outcome: ExitTransfer, card: ModelCard) -> None:
     others = shown[(shown.source_exit != shown.target_exit) & (shown.num_images > 0)]
     if not others.empty:
         best = max(others.to_dict("records"), key=lambda row: row["rate"])
+        share = rate_words(rate(best["num_fooled"], best["num_images"]))
         st.markdown(
             f"**Of all other exits, {names[best['target_exit']]} is fooled most by what was made at "
-            f"{names[best['source_exit']]}: {rate_words(rate(best['num_fooled'], best['num_images']))}**, {OF_EXITS[denominator]}."
+            f"{names[best['source_exit']]}: {share}**, {OF_EXITS[denominator]}."
         )
     selected = figure_panel(
         exit_transfer_figure(shown, card.num_exits),

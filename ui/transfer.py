@@ -112,8 +112,8 @@ def matrix(experiment: Experiment, setting: Setting, targets: tuple[str, ...], d
         key="transfer-matrix",
         alt="Transfer matrix. "
         + "; ".join(
-            f"{labels[row.source]} to {labels[row.target]}: {row.num_fooled} of {row.num_images}"
-            for row in shown.itertuples()
+            f"{labels[row['source']]} to {labels[row['target']]}: {row['num_fooled']} of {row['num_images']}"
+            for row in shown.to_dict("records")
         ),
         caption=f"{IN_WORDS[denominator]}. Outlined: an attack shown to its own source. {_where(experiment, setting)}.",
         table=table,
