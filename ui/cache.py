@@ -35,6 +35,7 @@ from core.progress import Progress
 from core.shift_tables import efficiency_table, exits_made_at_table
 from core.tables import decisions_table, exits_table, steps_table
 from core.timing import Timing, TimingSpec, time_dynamic
+from core.transfer import ExitTransfer, ExitTransferSpec, run_exit_transfer
 from ui.jobs import Job, JobBoard
 
 POOL_SIZE = 256
@@ -278,6 +279,23 @@ def start_timing(spec: TimingSpec) -> Job[Timing]:
         return time_dynamic(spec, model, twin, images, on_progress=on_progress, cancel=cancel)
 
     return job_board().start(spec, work)
+
+
+def start_exit_transfer(spec: ExitTransferSpec) -> Job[ExitTransfer]:
+    """Starts attacking the exits of a model one by one in the background, or finds that done or under way."""
+    model, _ = loaded_model(spec.model, spec.weights_sha256)
+    images = images_of(spec.images)
+
+    def work(on_progress: Callable[[AttackProgress], None], cancel: threading.Event) -> ExitTransfer:
+        return run_exit_transfer(spec, images, model, on_progress=on_progress, cancel=cancel)
+
+    return job_board().start(spec, work)
+
+
+def exit_transfer_seconds(spec: ExitTransferSpec) -> float:
+    """About how long the attacks on all exits take here."""
+    one = ExperimentSpec(spec.images, (spec.model,), (spec.model,), spec.attack, ExitPolicy())
+    return len(spec.exits) * estimated_seconds(one)
 
 
 @st.cache_data(max_entries=32, show_spinner=False)

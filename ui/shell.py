@@ -19,7 +19,8 @@ PAGES = {
         ("pages/exit_shift.py", "Exit shift"),
         ("pages/confidence.py", "Confidence"),
     ),
-    "Compare": (("pages/models.py", "Models"),),
+    "Compare": (("pages/transfer.py", "Transfer"), ("pages/models.py", "Models")),
+    "Present": (("pages/story.py", "Story"),),
 }
 
 

@@ -42,6 +42,12 @@ LINK = (
     "view",
     "page",
     "seen_by",
+    "sources",
+    "targets",
+    "counted",
+    "step",
+    "example",
+    "image",
 )
 
 
