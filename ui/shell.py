@@ -20,7 +20,6 @@ PAGES = {
         ("pages/confidence.py", "Confidence"),
     ),
     "Compare": (("pages/transfer.py", "Transfer"), ("pages/models.py", "Models")),
-    "Present": (("pages/story.py", "Story"),),
 }
 
 
