@@ -257,6 +257,17 @@ def test_fooled_models_are_those_right_before_and_wrong_now() -> None:
     assert rows.num_fooled.nunique() > 1
 
 
+def test_models_on_one_backbone_are_not_counted_as_shown(tmp_path: Path) -> None:
+    # Mutant: every target of the spec expected among the verdicts, though nothing was shown to such a pair.
+    early, card = models()[EARLY]
+    given = models() | {"toy-exits": (early, replace(card, name="toy-exits", shares=EARLY))}
+    spec = ExperimentSpec("toy:test:0-11", (EARLY,), tuple(given), experiment().spec.attack, POLICY)
+    run = kept.keep(run_experiment(spec, image_set(), given), given, tmp_path)
+    rows = kept.read_examples(run, tmp_path)
+    assert set(rows.num_shown) == {2} and (rows.num_fooled <= 2).all()
+    assert rows.num_fooled.tolist() == table()[lambda every: every.source == EARLY].num_fooled.tolist()
+
+
 def test_rounding_is_judged_on_the_rounded_image() -> None:
     # Mutant: the unrounded image judged again. Perturbations below half a grey level round away altogether.
     tiny = pgd(0.4 / 255, step_size=0.2 / 255, num_steps=4)
