@@ -85,7 +85,7 @@ def kept_table(
     for source, result in experiment.results.items():
         shown = decisions[decisions.source == source]
         own = shown[shown.target == source].reset_index(drop=True)
-        targets = list(experiment.cards)
+        targets = [target for target in experiment.cards if (source, target) in experiment.logits]
         fooled = shown.pivot(index="image_id", columns="target", values="is_fooled").loc[own.image_id, targets]
         weights = experiment.cards[source].weights_sha256
         parts.append(

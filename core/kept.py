@@ -178,7 +178,11 @@ def keep(
             with _PUTTING_IN_PLACE:
                 if not is_kept(key, root):  # somebody else may have kept the same meanwhile
                     shutil.rmtree(root / key, ignore_errors=True)  # a damaged one
-                    partial.replace(root / key)
+                    try:
+                        partial.replace(root / key)
+                    except OSError:  # another process, which no lock holds, may have been quicker
+                        if not is_kept(key, root):
+                            raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except (OSError, SafetensorError) as error:

@@ -180,6 +180,20 @@ def test_many_who_keep_the_same_at_once_leave_one_whole_run(tmp_path: Path) -> N
     assert len(list(tmp_path.iterdir())) == 1 and len(kept.read_kept(tmp_path).runs) == 1
 
 
+def test_another_process_that_was_quicker_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutants: its run taken for a failure, or a real failure taken for its run.
+    replace_path, done = Path.replace, experiment()
+
+    def beaten(place: Path, target: Path) -> Path:
+        if target.parent == tmp_path:
+            shutil.copytree(place, target)
+        return replace_path(place, target)  # onto a folder that is not empty: an OSError
+
+    monkeypatch.setattr(Path, "replace", beaten)
+    run = kept.keep(done, models(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [run.key] and kept.is_kept(run.key, tmp_path)
+
+
 def test_a_folder_that_cannot_be_written_gives_one_sentence(tmp_path: Path) -> None:
     # Mutant: an OSError that reaches the page.
     (tmp_path / "file").write_text("", encoding="utf-8")
@@ -241,6 +255,17 @@ def test_fooled_models_are_those_right_before_and_wrong_now() -> None:
             names = [target for target in BOTH if fooled[target][position]]
             assert (row.num_fooled, row.num_shown, row.fooled) == (len(names), 2, ", ".join(names))
     assert rows.num_fooled.nunique() > 1
+
+
+def test_models_on_one_backbone_are_not_counted_as_shown(tmp_path: Path) -> None:
+    # Mutant: every target of the spec expected among the verdicts, though nothing was shown to such a pair.
+    early, card = models()[EARLY]
+    given = models() | {"toy-exits": (early, replace(card, name="toy-exits", shares=EARLY))}
+    spec = ExperimentSpec("toy:test:0-11", (EARLY,), tuple(given), experiment().spec.attack, POLICY)
+    run = kept.keep(run_experiment(spec, image_set(), given), given, tmp_path)
+    rows = kept.read_examples(run, tmp_path)
+    assert set(rows.num_shown) == {2} and (rows.num_fooled <= 2).all()
+    assert rows.num_fooled.tolist() == table()[lambda every: every.source == EARLY].num_fooled.tolist()
 
 
 def test_rounding_is_judged_on_the_rounded_image() -> None:
