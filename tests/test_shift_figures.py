@@ -57,7 +57,7 @@ def all_figures() -> list[go.Figure]:
         cost_change_figure(DECISIONS, EFFICIENCY),
         share_out_figure(share_out_table(DECISIONS, COSTS), EFFICIENCY),
         exits_made_at_figure(MADE_AT),
-        confidence_spread_figure(confidence_spread_table(ANSWERS)),
+        confidence_spread_figure(confidence_spread_table(ANSWERS), 0.9),
         top_classes_figure(TOP, TAKEN, 0, CLASSES),
         reliability_figure(RELIABILITY[RELIABILITY.exit_index == 0], None),
         calibration_figure(CALIBRATION, None),
@@ -192,7 +192,7 @@ def test_density_while_generating_has_exits_from_the_top_and_steps_from_the_left
 
 def test_spread_stands_back_to_back_filled_where_right_and_hollow_where_wrong() -> None:
     # Mutant: sides swapped, wrong answers filled, or drawn over the right ones of their bin.
-    figure = confidence_spread_figure(confidence_spread_table(ANSWERS))
+    figure = confidence_spread_figure(confidence_spread_table(ANSWERS), 0.9)
     traces = {trace.name: trace for trace in figure.data}
     assert list(traces) == ["clean, right", "clean, wrong", "adversarial, right", "adversarial, wrong"]
     for name, trace in traces.items():
@@ -204,6 +204,8 @@ def test_spread_stands_back_to_back_filled_where_right_and_hollow_where_wrong() 
     np.testing.assert_allclose(list(right.base), [0, 1])
     np.testing.assert_allclose(list(wrong.base), [-2 * unit])
     np.testing.assert_allclose(wrong.y, [0.35])
+    assert [shape.y0 for shape in figure.layout.shapes] == [0.9]
+    assert not confidence_spread_figure(confidence_spread_table(ANSWERS), None).layout.shapes
     assert [list(bar)[:4] for bar in wrong.customdata] == [["clean", 0, 3, False]]
 
 

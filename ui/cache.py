@@ -22,7 +22,7 @@ from core.errors import ExitLensError
 from core.evaluation import Evaluation, EvaluationSpec, evaluate, exit_logits
 from core.exits import ExitPolicy, Fallback
 from core.experiment import Experiment, ExperimentSpec, run_experiment, twin_of
-from core.figures import confidence_spread_figure, exits_made_at_figure, saliency_figure
+from core.figures import exits_made_at_figure, saliency_figure
 from core.model_tables import (
     confusion_table,
     curve_table,
@@ -345,10 +345,9 @@ def own_exits(experiment: Experiment) -> pd.DataFrame:
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def spread_chart(spec: ExperimentSpec, _experiment: Experiment) -> tuple[pd.DataFrame, go.Figure]:
-    """How sure every exit of the model in question is of all images, as a table and drawn."""
-    spread = confidence_spread_table(own_exits(_experiment))
-    return spread, confidence_spread_figure(spread)
+def confidence_spread(spec: ExperimentSpec, _experiment: Experiment) -> pd.DataFrame:
+    """How sure every exit of the model in question is of all images, clean and attacked."""
+    return confidence_spread_table(own_exits(_experiment))
 
 
 @st.cache_data(max_entries=32, show_spinner=False)

@@ -6,8 +6,8 @@ import streamlit as st
 
 from core.confidence_tables import confidence_bin, top_classes_table
 from core.experiment import Experiment
-from core.figures import top_classes_figure
-from core.figures.theme import add_threshold, exit_names
+from core.figures import confidence_spread_figure, top_classes_figure
+from core.figures.theme import exit_names
 from core.metrics import rate
 from ui import cache
 from ui.close_up import chosen_image, confidence_panel
@@ -86,14 +86,14 @@ def population(experiment: Experiment, setting: Setting) -> None:
     """How sure every exit is of all images; a selected bar shows its images."""
     spec, card = experiment.spec, experiment.cards[experiment.spec.model]
     names = exit_names(card.num_exits)
-    dotted, asked = "", ""
-    spread, figure = cache.spread_chart(spec, experiment)
+    spread = cache.confidence_spread(spec, experiment)
+    threshold, dotted, asked = None, "", ""
     if card.num_exits > 1:
-        add_threshold(figure, setting.policy.threshold, is_labelled=False)
+        threshold = setting.policy.threshold
+        dotted = f"; dotted: the threshold, {threshold:.2f}"
         asked = "Every exit is asked about every image, also about those that leave earlier. "
-        dotted = f"; dotted: the threshold, {setting.policy.threshold:.2f}"
     bars = figure_panel(
-        figure,
+        confidence_spread_figure(spread, threshold),
         key=f"confidence-spread-{card.name}",
         alt=f"Confidence of {len(experiment.image_set)} images at every exit, clean and adversarial. "
         + _spread_words(experiment),

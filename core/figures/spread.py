@@ -3,17 +3,18 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.figures.theme import STATE_STYLES, bare_figure, exit_names, exit_ticks
+from core.figures.theme import STATE_STYLES, add_threshold, bare_figure, exit_names, exit_ticks
 
 _REACH = 0.46  # of the place of an exit that its longest bar takes to one side
 _SIDES = {"clean": -1, "adversarial": 1}
 
 
-def confidence_spread_figure(spread: pd.DataFrame) -> go.Figure:
+def confidence_spread_figure(spread: pd.DataFrame, threshold: float | None) -> go.Figure:
     """One pair of histograms per exit, filled where right and hollow where wrong.
 
     Args:
         spread: Schema ``CONFIDENCE_SPREAD``.
+        threshold: Drawn as a dotted line; None where there is none to reach.
 
     Returns:
         The figure. A selected bar carries ``customdata = [state, exit, bin, right, …]``.
@@ -75,6 +76,8 @@ def confidence_spread_figure(spread: pd.DataFrame) -> go.Figure:
         },
         yaxis={"title": {"text": "confidence"}, "range": [0, 1.01], "zeroline": False},
     )
+    if threshold is not None:
+        add_threshold(figure, threshold, is_labelled=False)  # the first exit's bars stand where the words would
     return figure
 
 
