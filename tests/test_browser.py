@@ -26,6 +26,7 @@ FLAGS = [
     "--disable-sync",
 ]
 PATIENCE_MS = 90_000
+expect.set_options(timeout=30_000)  # how long a viewer really waits is measured by `python -m core bench app`
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.timeout(600),
