@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -160,6 +161,12 @@ def list_models(folder: Path | None = None) -> list[str]:
     return sorted(card.parent.name for card in (folder or checkpoints_folder()).glob(f"*/{CARD_FILE}"))
 
 
+@cache
+def _card_reader() -> TypeAdapter[ModelCard]:
+    # Making it takes ten times as long as reading a card with it, and every page reads all cards.
+    return TypeAdapter(ModelCard)
+
+
 def load_card(name: str, folder: Path | None = None) -> ModelCard:
     """Reads a model's card.
 
@@ -172,7 +179,7 @@ def load_card(name: str, folder: Path | None = None) -> ModelCard:
         known = ", ".join(list_models(root)) or "none"
         raise ExitLensError(f"There is no model {name!r} ({path} is missing). Models here: {known}.")
     try:
-        card = TypeAdapter(ModelCard).validate_json(path.read_bytes())
+        card = _card_reader().validate_json(path.read_bytes())
     except (ValidationError, OSError) as error:
         problem = error.errors()[0] if isinstance(error, ValidationError) else None
         detail = f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}" if problem else str(error)

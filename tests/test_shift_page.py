@@ -44,9 +44,12 @@ def headline(test: AppTest) -> str:
     return next(text.value for text in test.markdown if "once attacked" in text.value or "When clean" in text.value)
 
 
-def select(test: AppTest, chart: str, *customdata: list) -> AppTest:
-    """Clicks points of a chart, as a browser reports it."""
-    points = [{"customdata": {str(place): value for place, value in enumerate(data)}} for data in customdata]
+def select(test: AppTest, chart: str, *customdata: list, as_dictionary: bool = False) -> AppTest:
+    """Clicks points of a chart, as a browser reports it: as lists, or keyed "0", "1" … where drawn from an array."""
+    points = [
+        {"customdata": {str(place): value for place, value in enumerate(data)} if as_dictionary else data}
+        for data in customdata
+    ]
     test.session_state[f"figure-{chart}"] = {
         "selection": {"points": points, "point_indices": [], "box": [], "lasso": []}
     }
@@ -120,12 +123,13 @@ def test_fallback_changes_answers_and_leaves_costs_alone() -> None:
 
 
 @pytest.mark.usefixtures("zoo")
-def test_selected_cell_bar_and_image_show_the_images_behind_them() -> None:
-    # Mutant: rows and columns of the matrix swapped, or positions taken for official indices.
+@pytest.mark.parametrize("as_dictionary", [False, True])
+def test_selected_cell_bar_and_image_show_the_images_behind_them(as_dictionary: bool) -> None:
+    # Mutant: rows and columns of the matrix swapped, positions taken for official indices, or one form only read.
     _, _, clean, adversarial = decided()
     cells = list(zip(clean.computed_exit.tolist(), adversarial.computed_exit.tolist(), strict=True))
     cell = max(cells, key=lambda each: abs(each[0] - each[1]))
-    test = select(warm("exit_shift", **LINK), f"exit-matrix-{EARLY}", list(cell))
+    test = select(warm("exit_shift", **LINK), f"exit-matrix-{EARLY}", list(cell), as_dictionary=as_dictionary)
     assert not test.exception
     count = cells.count(cell)
     assert linked(test)[0].endswith(f": {count} image{'s' if count > 1 else ''}**")

@@ -47,8 +47,7 @@ def figure_panel(
             on_select="rerun",
             selection_mode="points",
         )
-        # Streamlit hands customdata back as a dictionary keyed "0", "1", …
-        points = [list(dict(point["customdata"]).values()) for point in event["selection"]["points"]]
+        points = [_carried(point["customdata"]) for point in event["selection"]["points"]]
     else:
         st.plotly_chart(figure, theme="streamlit", config=config, key=f"figure-{key}", alt=alt)
     st.caption(caption)
@@ -56,6 +55,11 @@ def figure_panel(
         with st.expander(f"Table, {len(table)} rows"):
             table_panel(table, key=key)
     return points
+
+
+def _carried(customdata: Any) -> list[Any]:
+    # A browser hands back a list where the figure was drawn from lists, and {"0": …, "1": …} where from an array.
+    return list(customdata.values()) if isinstance(customdata, dict) else list(customdata)
 
 
 def table_panel(table: pd.DataFrame, *, key: str) -> None:

@@ -29,8 +29,8 @@ def top_classes_figure(
     words = [f"{class_names[index]} (true)" if index == label else class_names[index] for index in classes]
     is_numbered = num_exits <= MAX_NUMBERED
     room = 2 * ROW_HEIGHT * len(classes) + GAP
-    figure = bare_figure(room + 120)
-    axis = {"type": "category", "showgrid": False, "tickfont": {"color": QUIET}, "autorange": "reversed"}
+    axis = {"type": "category", "showgrid": False, "autorange": "reversed"}
+    traces: list[dict[str, Any]] = []
     part = ROW_HEIGHT * len(classes) / room
     domains = {"clean": (1 - part, 1.0), "adversarial": (0.0, part)}
     layout: dict[str, Any] = {"shapes": [], "annotations": []}
@@ -40,27 +40,28 @@ def top_classes_figure(
         )
         shares = grid.loc[classes].to_numpy()
         suffix = "" if number == 1 else str(number)
-        figure.add_trace(
-            go.Heatmap(
-                z=shares,
-                x=ticks,
-                y=words,
-                xaxis=f"x{suffix}",
-                yaxis=f"y{suffix}",
-                text=[[f"{share:.2f}" if share >= 0.005 else "" for share in row] for row in shares],
-                texttemplate="%{text}" if is_numbered else None,
-                textfont={"size": FONT_SIZE},
-                colorscale="Cividis",
-                zmin=0,
-                zmax=1,
+        traces.append(
+            {
+                "type": "heatmap",
+                "z": shares,
+                "x": ticks,
+                "y": words,
+                "xaxis": f"x{suffix}",
+                "yaxis": f"y{suffix}",
+                "text": [[f"{share:.2f}" if share >= 0.005 else "" for share in row] for row in shares],
+                "texttemplate": "%{text}" if is_numbered else None,
+                "textfont": {"size": FONT_SIZE},
+                "colorscale": "Cividis",
+                "zmin": 0,
+                "zmax": 1,
                 # Numbers say it too, and need the room.
-                showscale=number == 1 and not is_numbered,
-                colorbar={"thickness": 12, "tickvals": [0, 0.5, 1]},
-                xgap=2,
-                ygap=2,
-                customdata=[names] * len(classes),
-                hovertemplate=f"{state}, %{{customdata}}: %{{y}} %{{z:.3f}}<extra></extra>",
-            )
+                "showscale": number == 1 and not is_numbered,
+                "colorbar": {"thickness": 12, "tickvals": [0, 0.5, 1]},
+                "xgap": 2,
+                "ygap": 2,
+                "customdata": [names] * len(classes),
+                "hovertemplate": f"{state}, %{{customdata}}: %{{y}} %{{z:.3f}}<extra></extra>",
+            }
         )
         taken = exits_taken[state]
         place = {"xref": f"x{suffix}", "yref": f"y{suffix}"}
@@ -80,7 +81,6 @@ def top_classes_figure(
             }
         )
         layout[f"xaxis{suffix}"] = {**axis, "autorange": True, "anchor": f"y{suffix}", "showticklabels": number == 2}
-        layout[f"yaxis{suffix}"] = {**axis, "domain": [bottom, top], "automargin": True, "anchor": f"x{suffix}"}
-    layout["xaxis2"] = {**layout["xaxis2"], "title": {"text": "exit", "font": {"color": QUIET}}}
-    figure.update_layout(layout)
-    return figure
+        layout[f"yaxis{suffix}"] = {**axis, "domain": [bottom, top], "anchor": f"x{suffix}"}
+    layout["xaxis2"]["title"] = "exit"
+    return bare_figure(room + 120, layout).add_traces(traces)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.figures.theme import FONT_SIZE, STATE_STYLES, add_threshold, bare_figure, exit_names
+from core.figures.theme import FONT_SIZE, STATE_STYLES, bare_figure, exit_names, threshold_line
 
 _FADED = 0.35
 
@@ -41,7 +41,17 @@ def confidence_figure(
         )
         _add_words(figure, rows, names, class_names, taken, colour, side=1 if state == "adversarial" else -1)
     if len(names) > 1:
-        add_threshold(figure, threshold)
+        figure.add_shape(threshold_line(threshold))
+        figure.add_annotation(
+            x=0,
+            xref="paper",
+            xanchor="left",
+            y=threshold,
+            yanchor="bottom",
+            text=f"threshold {threshold:.2f}",
+            showarrow=False,
+            font={"size": 12},
+        )
     figure.update_xaxes(categoryorder="array", categoryarray=names, range=[-0.6, len(names) - 0.4], showgrid=False)
     figure.update_yaxes(range=[-0.12, 1.24], tickvals=[0, 0.2, 0.4, 0.6, 0.8, 1], title="confidence", zeroline=False)
     return figure

@@ -1,5 +1,7 @@
 """What an attack does to the cost: of each image, and of all as the share that is out by a cost."""
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -30,7 +32,7 @@ def cost_change_figure(decisions: pd.DataFrame, efficiency: pd.DataFrame) -> go.
     shift = decisions.exit_shift.to_numpy()
     order = change.argsort(kind="stable")
     places = {"earlier": shift[order] < 0, "same": shift[order] == 0, "later": shift[order] > 0}
-    figure = bare_figure()
+    traces: list[dict[str, Any]] = []
     for word, here in places.items():
         rows = order[here]
         told = decisions.iloc[rows]
@@ -47,17 +49,17 @@ def cost_change_figure(decisions: pd.DataFrame, efficiency: pd.DataFrame) -> go.
         # A bar of no height could be neither seen nor clicked.
         if word == "same":
             marker = {"symbol": "square", "size": 6, "color": SHIFT_COLOURS[word]}
-            figure.add_trace(go.Scatter(mode="markers", marker=marker, **common))
+            traces.append({"type": "scatter", "mode": "markers", "marker": marker, **common})
         else:
-            figure.add_trace(go.Bar(marker={"color": SHIFT_COLOURS[word], "line": {"width": 0}}, **common))
+            traces.append({"type": "bar", "marker": {"color": SHIFT_COLOURS[word], "line": {"width": 0}}, **common})
     whole = efficiency[efficiency.group == "all"].iloc[0]
     mean, low, high = (float(100 * whole[f"cost_change{end}"]) for end in ("", "_low", "_high"))
     across = {"xref": "paper", "x0": 0, "x1": 1}
     band = {"type": "rect", "y0": low, "y1": high, "fillcolor": QUIET, "opacity": 0.25}
     line = {"type": "line", "y0": mean, "y1": mean, "line": {"color": QUIET, "width": 1.5}}
-    figure.update_layout(
-        shapes=[{**across, **band, "line": {"width": 0}}, {**across, **line}],
-        annotations=[
+    layout = {
+        "shapes": [{**across, **band, "line": {"width": 0}}, {**across, **line}],
+        "annotations": [
             {
                 # Savings come first and hang down: above them there is room.
                 "xref": "paper",
@@ -70,14 +72,14 @@ def cost_change_figure(decisions: pd.DataFrame, efficiency: pd.DataFrame) -> go.
                 "font": {"size": 12},
             }
         ],
-        bargap=0.15,
-        clickmode="event+select",
-        dragmode=False,
-        legend={"traceorder": "normal"},
-        xaxis={"title": {"text": "images, by their change"}, "showgrid": False, "tickformat": "d", "nticks": 6},
-        yaxis={"title": {"text": "change in cost, points"}, "zeroline": True, "zerolinecolor": QUIET},
-    )
-    return figure
+        "bargap": 0.15,
+        "clickmode": "event+select",
+        "dragmode": False,
+        "legend": {"traceorder": "normal"},
+        "xaxis": {"title": "images, by their change", "showgrid": False, "tickformat": "d", "nticks": 6},
+        "yaxis": {"title": "change in cost, points", "zeroline": True, "zerolinecolor": QUIET},
+    }
+    return bare_figure(layout=layout).add_traces(traces)
 
 
 def share_out_figure(share_out: pd.DataFrame, efficiency: pd.DataFrame) -> go.Figure:

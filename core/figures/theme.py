@@ -4,6 +4,9 @@ One data palette serves the light and the dark page, so a figure needs no theme.
 fill, glyph or word always says the same thing a second time.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -53,24 +56,34 @@ def signed(value: float) -> str:
     return f"{whole:+d}".replace("-", "−") if whole else "0"
 
 
-def bare_figure(height: int = HEIGHT) -> go.Figure:
-    """An empty figure with the margins, tick colours and legend place of all charts."""
+def bare_figure(height: int = HEIGHT, layout: Mapping[str, Any] | None = None) -> go.Figure:
+    """An empty figure with the margins, tick colours and legend place of all charts.
+
+    Args:
+        height: In pixels.
+        layout: More of the layout; what it says of an axis or the legend is added to what all charts have.
+    """
     axis = {"tickfont": {"color": QUIET}, "title": {"font": {"color": QUIET}}, "automargin": True}
+    common: dict[str, Any] = {
+        "height": height,
+        "margin": {"l": 8, "r": 8, "t": 48, "b": 8},
+        "font": {"size": FONT_SIZE},
+        "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
+        "hoverlabel": {"font": {"size": FONT_SIZE}},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "xaxis": axis,
+        "yaxis": axis,
+    }
+    for name, value in (layout or {}).items():
+        old = common.get(name, axis if name[1:5] == "axis" else None)
+        if isinstance(old, dict) and isinstance(value.get("title"), str):
+            value = value | {"title": {"text": value["title"]}}
+        if isinstance(old, dict) and "title" in value:
+            value = value | {"title": old["title"] | value["title"]}
+        common[name] = old | value if isinstance(old, dict) else value
     # In one go: each later update of a figure costs milliseconds, and a moved threshold redraws many.
-    figure = go.Figure(
-        layout={
-            "height": height,
-            "margin": {"l": 8, "r": 8, "t": 48, "b": 8},
-            "font": {"size": FONT_SIZE},
-            "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
-            "hoverlabel": {"font": {"size": FONT_SIZE}},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "xaxis": axis,
-            "yaxis": axis,
-        }
-    )
-    return figure
+    return go.Figure(layout=common)
 
 
 def interval(value: pd.Series, low: pd.Series, high: pd.Series) -> dict[str, object]:
@@ -78,9 +91,7 @@ def interval(value: pd.Series, low: pd.Series, high: pd.Series) -> dict[str, obj
     return {"type": "data", "array": high - value, "arrayminus": value - low, "thickness": 1.2, "width": 3}
 
 
-def add_threshold(figure: go.Figure, threshold: float, *, is_labelled: bool = True) -> None:
-    """Draws the threshold across a confidence axis, dotted, and labelled at the left where there is room."""
-    figure.add_hline(threshold, line={"color": THRESHOLD, "dash": "dot", "width": 1.5})
-    if is_labelled:
-        place = {"x": 0, "xref": "paper", "xanchor": "left", "y": threshold, "yanchor": "bottom"}
-        figure.add_annotation(**place, text=f"threshold {threshold:.2f}", showarrow=False, font={"size": 12})
+def threshold_line(threshold: float) -> dict[str, Any]:
+    """The threshold across a confidence axis, dotted: a shape."""
+    across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": threshold, "y1": threshold}
+    return {**across, "line": {"color": THRESHOLD, "dash": "dot", "width": 1.5}}
