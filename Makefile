@@ -26,9 +26,9 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 app: .venv/.app-stamp ## install what is missing, then open the dashboard (PORT=8600 chooses the port)
-	@$(VENV) -m streamlit run app.py $(if $(PORT),--server.port $(PORT))
+	@$(VENV) -m ui $(if $(PORT),--server.port $(PORT))
 
-# The browser's journeys run first and alone: they have time limits that a busy machine would break.
+# The browser's journeys run first and alone: a busy machine would make them slow, and them the others.
 test: $(CHROMIUM) .venv/.dev-stamp ## run every test, those in a real browser included
 	$(VENV) -m pytest -q -m browser
 	$(VENV) -m pytest -q -m "not browser" -n 2
@@ -56,9 +56,9 @@ format: .venv/.dev-stamp ## rewrite the code in the project's format
 	@$(PIP) install -r requirements.txt
 	@touch $@
 
-.venv/.dev-stamp: .venv/.app-stamp requirements-dev.txt requirements-peers.txt
+.venv/.dev-stamp: .venv/.app-stamp requirements-dev.txt requirements-peers.txt requirements-ray.txt
 	@echo "Installing the test tools into .venv ..."
-	@$(PIP) install -r requirements-dev.txt
+	@$(PIP) install -r requirements-dev.txt -r requirements-ray.txt
 	@$(PIP) install --no-deps -r requirements-peers.txt
 	@touch $@
 

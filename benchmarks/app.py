@@ -4,60 +4,27 @@ Waits end when the script has stopped running and the words that a viewer waits 
 every frame. Nothing else should run on the machine meanwhile.
 """
 
-import json
-import os
-import socket
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, TimeoutError, sync_playwright
 
-from core.machine import machine_facts
+from benchmarks.many_kept import NUM_EXAMPLES, keep_many
+from benchmarks.serving import CHROMIUM, FLAGS, newcomer, served
+from benchmarks.waits import Wait, write_waits
 
-ROOT = Path(__file__).parents[1]
 RESULT = Path(__file__).parent / "app.json"
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 READY = "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
 PATIENCE_MS = 60_000
 NUM_REPEATS = 5
-PAGES = ("Exit shift", "Confidence", "Gallery", "Attack lab", "Home", "Attack lab")
-
-
-@dataclass(frozen=True)
-class Wait:
-    """One kind of wait.
-
-    Attributes:
-        name: What the viewer waits for.
-        limit_seconds: What is promised of the median.
-        seconds: Of each repeat.
-    """
-
-    name: str
-    limit_seconds: float
-    seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """Of the repeats, in seconds."""
-        return statistics.median(self.seconds)
+MODEL = "cifar10-resnet56-early-exit"
+PAGES = (
+    *("Exit shift", "Confidence", "Transfer", "Attribution", "Models", "Studies", "Placement"),
+    *("Gallery", "Home", "Attack lab"),
+)
+SHIFTS = ("◀ earlier", "= same", "▶ later", "any")
 
 
 def measure_app() -> list[Wait]:
@@ -65,7 +32,7 @@ def measure_app() -> list[Wait]:
     with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         started = time.perf_counter()
-        with _server(home) as address:
+        with served(newcomer(home)) as address:
             page = chromium.new_context(viewport={"width": 1440, "height": 1000}).new_page()
             page.set_default_timeout(PATIENCE_MS)
             page.goto(address)
@@ -77,29 +44,32 @@ def measure_app() -> list[Wait]:
                 Wait("live result on Home after a cold start", 8, (time.perf_counter() - started,)),
             ]
             _until_quiet(page)
-            return [*waits, *_warm_waits(page)]
+            waits += _warm_waits(page)
+        keep_many(Path(home) / "many", MODEL)
+        with served(newcomer(home, EXITLENS_KEPT=str(Path(home) / "many"), EXITLENS_WARM_UP="off")) as address:
+            page = chromium.new_context(viewport={"width": 1440, "height": 1000}).new_page()
+            page.set_default_timeout(PATIENCE_MS)
+            page.goto(f"{address}/gallery")
+            return [*waits, _gallery_wait(page)]
 
 
 def write_result(waits: list[Wait]) -> Path:
     """Writes ``benchmarks/app.json``."""
-    facts = {"machine": machine_facts(), "waits": [asdict(wait) | {"median": wait.median} for wait in waits]}
-    RESULT.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    return RESULT
+    return write_waits(waits, RESULT)
 
 
 def _warm_waits(page: Page) -> Iterator[Wait]:
     for name in dict.fromkeys(PAGES):  # everything once, so that what follows is warm
         _go_to(page, name)
+        _until_settled(page)
     yield Wait("warm page change", 1, tuple(_go_to(page, name) for name in PAGES))
-    slider = page.get_by_role("slider", name="Threshold")
-    slider.focus()
+    yield Wait("threshold change in the attack lab", 0.3, _threshold_changes(page))
     seconds = []
-    for number in range(NUM_REPEATS):
-        threshold = f"judged at T = {0.89 - 0.01 * number:.2f}"
-        seconds.append(
-            _timed(page, lambda: slider.press("ArrowLeft"), f"document.body.innerText.includes('{threshold}')")
-        )
-    yield Wait("threshold change in the attack lab", 0.3, tuple(seconds))
+    for name in ("ship", "any", "frog", "any"):
+        option = _offered(page, "Class", name)
+        all_match = _says("20 of 20 images match")
+        seconds.append(_timed(page, option.click, all_match if name == "any" else f"!{all_match}"))
+    yield Wait("filter change in the attack lab", 0.3, tuple(seconds))
     seconds = []
     for number in range(NUM_REPEATS):
         images = f"{number + 1}-{number + 8}"
@@ -109,7 +79,45 @@ def _warm_waits(page: Page) -> Iterator[Wait]:
         _until(page, "document.body.innerText.includes('controls have changed')")
         run = page.get_by_role("button", name="Run attack")
         seconds.append(_timed(page, run.click, _says(f"cifar10:samples:{images} · n = 8")))
+        _until_settled(page)
     yield Wait("PGD-10 on 8 images, on the model and on its twin", 1.5, tuple(seconds))
+    for name in ("Exit shift", "Confidence"):
+        _go_to(page, name)
+        yield Wait(f"threshold change on {name}", 0.3, _threshold_changes(page))
+
+
+def _threshold_changes(page: Page) -> tuple[float, ...]:
+    """Each until the words that follow from the new threshold stand there."""
+    slider = page.get_by_role("slider", name="Threshold")
+    before = float(slider.input_value())
+    slider.focus()
+    words = [_says(f"judged at T = {before - 0.01 * number:.2f}") for number in range(1, NUM_REPEATS + 1)]
+    return tuple(_timed(page, lambda: slider.press("ArrowLeft"), said) for said in words)
+
+
+def _gallery_wait(page: Page) -> Wait:
+    """Filters of ten thousand kept examples, each until their number stands there."""
+    _until(page, _says(f"{NUM_EXAMPLES:,} of {NUM_EXAMPLES:,}"))
+    seconds = []
+    for name in SHIFTS:
+        before = page.get_by_text("kept examples match").inner_text()
+        option = _offered(page, "Exit shift", name)
+        seconds.append(_timed(page, option.click, f"!{_says(before)} && {_says('kept examples match')}"))
+    return Wait("filter change in a gallery of 10,000 examples", 1, tuple(seconds))
+
+
+def _offered(page: Page, label: str, name: str) -> Locator:
+    """An option of an open list; a page that is still being drawn closes it, and it is opened again."""
+    option = page.get_by_role("option", name=name, exact=True)
+    for _ in range(5):
+        _until(page, "true")
+        page.get_by_role("combobox", name=label).click()
+        try:
+            option.wait_for(timeout=3_000)
+            return option
+        except TimeoutError:
+            page.keyboard.press("Escape")
+    raise RuntimeError(f"{label} offers no {name}.")
 
 
 def _go_to(page: Page, name: str) -> float:
@@ -133,6 +141,13 @@ def _until(page: Page, condition: str) -> None:
     page.wait_for_function(f"() => {READY} && ({condition})", polling="raf")
 
 
+def _until_settled(page: Page) -> None:
+    """Waits until no job is under way for what is on the page."""
+    for _ in range(4):  # a page may start one job after the other
+        _until(page, "document.querySelector('[data-testid=stProgress]') === null")
+        page.wait_for_timeout(250)
+
+
 def _until_quiet(page: Page) -> None:
     """Waits until the samples have been attacked in the background."""
     for _ in range(240):
@@ -141,32 +156,3 @@ def _until_quiet(page: Page) -> None:
         time.sleep(1)
         page.reload()
         _until(page, "true")
-
-
-@contextmanager
-def _server(home: str) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {key: value for key, value in os.environ.items() if key != "EXITLENS_DATA"} | {"HOME": home}
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
-    process = subprocess.Popen(
-        [*command, "--server.headless", "true"],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(2000):
-            try:
-                urllib.request.urlopen(f"{address}/_stcore/health", timeout=2)
-                break
-            except OSError:
-                time.sleep(0.02)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(20)

@@ -13,7 +13,10 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
+from core import bench
+from core.device_options import Device, Precision
 from core.errors import Cancelled, ExitLensError
+from core.study.commands import app as study_commands
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -113,6 +116,7 @@ def verify(
     images: Annotated[
         str | None, typer.Option(help="Only cards measured on this image set; without, each on its own.")
     ] = None,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the accuracies on the cards again; exit status 1 where one does not agree or cannot be measured."""
@@ -160,6 +164,7 @@ def import_model(
     ],
     weights: Annotated[Path, typer.Option(help="State dict: .safetensors, or .pt as torch.save wrote it.")],
     card: Annotated[Path, typer.Option(help="What you say about the model, TOML or JSON: see docs/import-model.md.")],
+    device: Device = None,
 ) -> None:
     """Make a network of your own a model like any other."""
     from core.importing.model import import_model as bring
@@ -182,6 +187,7 @@ def train(
         Path | None, typer.Option(help="Where unfinished trainings lie; the user's cache without.")
     ] = None,
     compiled: Annotated[bool, typer.Option(help="Compile the network; needs a C++ compiler.")] = True,
+    device: Device = None,
 ) -> None:
     """Train a model, going on where an earlier run stopped, and write its weights and card."""
     from core.checkpoints import save_model
@@ -222,54 +228,70 @@ def attack(
     model: Annotated[str, typer.Option(help="A model of `python -m core models`.")],
     images: Annotated[str, typer.Option(help="Such as cifar10:test:0-99 or cifar10:samples.")],
     out: Annotated[Path, typer.Option(help="Folder for perturbations, tables and summary.")],
-    attack: Annotated[str, typer.Option(help="fgsm, pgd, mi-fgsm or early.")] = "pgd",
-    epsilon: Annotated[str, typer.Option(help="Radius, such as 8/255 or 0.03.")] = "8/255",
-    step_size: Annotated[str | None, typer.Option(help="Length of a step; the preset's without.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Gradient steps; the preset's without.")] = None,
-    decay: Annotated[float | None, typer.Option(help="Momentum; the preset's without.")] = None,
-    random_start: Annotated[bool, typer.Option(help="Start inside the ball instead of at the image.")] = False,
-    objective: Annotated[str, typer.Option(help="taken, final, mean, or exit-1 … exit-K.")] = "taken",
+    attack: Annotated[
+        str,
+        typer.Option(
+            help="fgsm, pgd, mi-fgsm, early, early-published, slowdown, universal, worst-case, or a corruption such as "
+            "gaussian-noise."
+        ),
+    ] = "pgd",
+    norm: Annotated[str, typer.Option(help="Ball of fgsm, pgd and mi-fgsm: linf or l2.")] = "linf",
+    epsilon: Annotated[str | None, typer.Option(help="Radius, such as 8/255; the attack's own without.")] = None,
+    step_size: Annotated[str | None, typer.Option(help="Length of a step; the attack's own without.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps; the attack's own without.")] = None,
+    decay: Annotated[float | None, typer.Option(help="Momentum; the attack's own without.")] = None,
+    random_start: Annotated[bool | None, typer.Option(help="Start inside the ball, or at the image.")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="taken, final, mean, max-average, slowdown (universal), or exit-1 … exit-K.")
+    ] = None,
     tries: Annotated[int | None, typer.Option(help="Exits that an early attack goes through in turn.")] = None,
     goal_class: Annotated[int | None, typer.Option(help="Class to reach, 0-based: a targeted attack.")] = None,
-    stop_when_fooled: Annotated[bool, typer.Option(help="Leave each image alone once it is fooled.")] = False,
+    stop_when_fooled: Annotated[bool | None, typer.Option(help="Leave each image alone once it is fooled.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="early-published: how much the final exit counts.")] = None,
+    start: Annotated[str | None, typer.Option(help="early-published: random, or image.")] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(help="early-published: probabilities or logits; slowdown: uniform or confidence."),
+    ] = None,
+    fitted_on: Annotated[str | None, typer.Option(help="universal: images of validation that it is fitted on.")] = None,
+    restarts: Annotated[int | None, typer.Option(help="worst-case: starts of every step attack.")] = None,
+    severity: Annotated[int | None, typer.Option(help="Of a corruption, 1 to 5.")] = None,
     threshold: Annotated[float, typer.Option(help="Confidence that is enough to leave.")] = 0.9,
     fallback: Annotated[str, typer.Option(help="When no exit is sure: final or most_confident.")] = "final",
-    seed: Annotated[int, typer.Option(help="Draws random starts.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Draws what is random.")] = None,
+    checks: Annotated[bool, typer.Option(help="Look for signs that the result misleads: docs/checks.md.")] = True,
+    precision: Precision = None,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Attack images on one model; write perturbations, tables and a summary."""
-    from core.attacks.spec import PRESETS, AttackSpec, early
+    from core.attacks.checks import check_attack
+    from core.attacks.command import Options, parse_length, spec_from
     from core.checkpoints import load_model
     from core.data import open_image_set
     from core.exits import ExitPolicy
     from core.experiment import ExperimentSpec, attack_for, run_experiment
     from core.export import experiment_summary, write_experiment
+    from core.models.prepared import prepared
 
-    if attack not in (*PRESETS, "early"):
-        raise ExitLensError(f"Unknown attack {attack!r}. Choose one of {', '.join(PRESETS)} and early.")
-    kind, exit_index = _parse_objective(objective)
-    chosen: dict[str, Any] = {"step_size": _parse_length(step_size), "num_steps": steps, "decay": decay}
-    fields = {name: value for name, value in chosen.items() if value is not None}
-    fields |= {"epsilon": _parse_length(epsilon), "exit_index": exit_index}
-    spec: AttackSpec
-    if attack == "early":
-        if random_start or stop_when_fooled or goal_class is not None or kind not in ("taken", "exit"):
-            raise ExitLensError(
-                "An early attack goes from the image on, for any wrong class, through exits: leave out "
-                "--random-start, --stop-when-fooled and --goal-class, and aim at taken or at an exit."
-            )
-        spec = early(**fields, **({} if tries is None else {"num_tries": tries}))
-    elif tries is not None:
-        raise ExitLensError("Only an early attack tries several exits: leave out --tries, or give --attack early.")
-    else:
-        spec = PRESETS[attack](
-            random_start=random_start,
-            objective=kind,
-            goal_class=goal_class,
-            stop_when_fooled=stop_when_fooled,
-            seed=seed,
-            **fields,
-        )
+    fields = {
+        "epsilon": parse_length(epsilon),
+        "step_size": parse_length(step_size),
+        "num_steps": steps,
+        "decay": decay,
+        "random_start": random_start,
+        "num_tries": tries,
+        "goal_class": goal_class,
+        "stop_when_fooled": stop_when_fooled,
+        "alpha": alpha,
+        "start": start,
+        "loss": loss,
+        "fitted_on": fitted_on,
+        "num_restarts": restarts,
+        "severity": severity,
+        "seed": seed,
+    }
+    spec = spec_from(Options(attack, norm, objective, fields))
     policy = ExitPolicy(threshold, fallback)  # type: ignore[arg-type]
     network, card = load_model(model)
     image_set = open_image_set(images)
@@ -287,15 +309,70 @@ def attack(
             asked, image_set, {model: (network, card)}, on_progress=on_progress, cancel=_cancel_on_interrupt()
         )
     summary = experiment_summary(experiment, policy)
-    write_experiment(experiment, policy, out)
+    found = check_attack(network, experiment.results[model], search=prepared(network)) if checks else None
+    write_experiment(experiment, policy, out, found.notes if found else None)
+    notes = found.notes if found else ()
     if as_json:
-        print(json.dumps(summary))
-    else:
-        print(f"{summary['attack']}: {summary['headline']}\nWrote {out}.")
+        print(json.dumps(summary | ({"notes": [asdict(note) for note in notes]} if found else {})))
+        return
+    print(f"{summary['attack']}: {summary['headline']}")
+    for note in notes:
+        print(f"note {note.code}: {note.text} See docs/checks.md.")
+    print(f"Wrote {out}.")
 
 
+@app.command()
+def white_box(
+    model: Annotated[str, typer.Option(help="A model of `python -m core models`.")],
+    images: Annotated[str, typer.Option(help="Such as cifar10:test:0-199.")],
+    epsilon: Annotated[str, typer.Option(help="Radius, such as 1/255.")] = "1/255",
+    steps: Annotated[int, typer.Option(help="Gradient steps of each attack, a quarter of the radius each.")] = 20,
+    restarts: Annotated[int, typer.Option(help="Starts of every step attack; the first at the image.")] = 2,
+    threshold: Annotated[float, typer.Option(help="Confidence that is enough to leave.")] = 0.9,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """White-box accuracy: what every objective leaves standing, and their worst case, image by image."""
+    from core import white_box as measuring
+    from core.attacks.command import parse_length
+    from core.attacks.spec import WorstCaseAttack
+    from core.checkpoints import load_model
+    from core.data import open_image_set
+    from core.exits import ExitPolicy
+
+    radius = parse_length(epsilon) or 0.0
+    spec = WorstCaseAttack(epsilon=radius, step_size=radius / 4, num_steps=steps, num_restarts=restarts)
+    policy, image_set = ExitPolicy(threshold), open_image_set(images)
+    network, card = load_model(model)
+    if image_set.dataset != card.dataset:
+        raise ExitLensError(f"{model} knows {card.dataset}; {images} are images of {image_set.dataset}.")
+    with tqdm(total=100, unit="%", disable=as_json, file=sys.stderr) as bar:
+
+        def on_progress(progress: Any) -> None:
+            bar.n = round(100 * progress.share)
+            bar.update(0)
+
+        pixels, cancel = image_set.pixels(), _cancel_on_interrupt()
+        outcome = measuring.white_box(
+            network, pixels, image_set.labels, spec, policy, on_progress=on_progress, cancel=cancel
+        )
+    rows = outcome.table.to_dict("records")
+    if as_json:
+        print(json.dumps({"model": model, "weights_sha256": card.weights_sha256, "images": images, "rows": rows}))
+        return
+    for row in rows:
+        interval = f"{100 * row['low']:.1f}–{100 * row['high']:.1f} %"
+        counts = f"{row['num_right']} of {row['num_images']}"
+        print(f"{row['objective']:12} {100 * row['accuracy']:5.1f} %  ({counts}, {interval})")
+
+
+app.add_typer(study_commands, name="study")
 bench_commands = typer.Typer(no_args_is_help=True)
 app.add_typer(bench_commands, name="bench", help="Measure speed on this machine; nothing else should run meanwhile.")
+
+
+for measure in (bench.attacks, bench.early, bench.slowdown, bench.studies, bench.white_box):
+    bench_commands.command(measure.__name__.replace("_", "-"))(measure)
 
 
 @bench_commands.command("app")
@@ -304,29 +381,27 @@ def bench_app() -> None:
     from benchmarks.app import measure_app, write_result
 
     waits = measure_app()
-    for wait in waits:
-        shown = " ".join(f"{seconds:.2f}" for seconds in wait.seconds)
-        print(f"{wait.name}: median {wait.median:.2f} s of {shown} (promised {wait.limit_seconds:g} s)")
+    _print_waits(waits)
     print(f"Wrote {write_result(waits)}.")
 
 
-def _parse_length(text: str | None) -> float | None:
-    if text is None:
-        return None
-    numerator, _, denominator = text.partition("/")
-    try:
-        return float(numerator) / (float(denominator) if denominator else 1.0)
-    except (ValueError, ZeroDivisionError) as error:
-        raise ExitLensError(f"Cannot read the pixel length {text!r}. Write 8/255 or 0.03.") from error
+@bench_commands.command("attribution")
+def bench_attribution(
+    model: Annotated[str, typer.Option(help="A model of `python -m core models`.")] = "cifar10-resnet56-early-exit",
+    device: Device = None,
+) -> None:
+    """How long the maps of one image take at all exits, method by method; writes benchmarks/attribution.json."""
+    from benchmarks.attribution import measure_attribution, write_result
+
+    waits = measure_attribution(model)
+    _print_waits(waits)
+    print(f"Wrote {write_result(waits)}.")
 
 
-def _parse_objective(text: str) -> tuple[str, int | None]:
-    if not text.startswith("exit-"):
-        return text, None
-    number = text.removeprefix("exit-")
-    if not number.isdecimal() or int(number) == 0:
-        raise ExitLensError(f"Unknown objective {text!r}. Write taken, final, mean, or exit-1, exit-2 …")
-    return "exit", int(number) - 1
+def _print_waits(waits: list[Any]) -> None:
+    for wait in waits:
+        shown = " ".join(f"{seconds:.2f}" for seconds in wait.seconds)
+        print(f"{wait.name}: median {wait.median:.2f} s of {shown} (promised {wait.limit_seconds:g} s)")
 
 
 def _cancel_on_interrupt() -> threading.Event:

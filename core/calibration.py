@@ -37,7 +37,7 @@ def confidence_bins(confidence: Tensor, right: Tensor) -> list[ConfidenceBin]:
         right: (N,), True where the answer is right.
     """
     confidence = confidence.double()
-    index = _bin_index(confidence)
+    index = bin_index(confidence)
     counts = torch.bincount(index, minlength=NUM_BINS)
     hits = torch.bincount(index, weights=right.double(), minlength=NUM_BINS)
     sums = torch.bincount(index, weights=confidence, minlength=NUM_BINS)
@@ -74,7 +74,7 @@ def calibration_floor(confidence: Tensor) -> float:
         return math.nan
     confidence = confidence.double()
     variances = torch.bincount(
-        _bin_index(confidence), weights=confidence * (1 - confidence), minlength=NUM_BINS
+        bin_index(confidence), weights=confidence * (1 - confidence), minlength=NUM_BINS
     ).clamp_min(0)
     return float((variances * 2 / math.pi).sqrt().sum()) / len(confidence)
 
@@ -100,5 +100,6 @@ def auroc(confidence: Tensor, right: Tensor) -> float:
     return float((ranks[right.numpy()].sum() - num_right * (num_right + 1) / 2) / (num_right * num_wrong))
 
 
-def _bin_index(confidence: Tensor) -> Tensor:
-    return (confidence * NUM_BINS).long().clamp_max(NUM_BINS - 1)
+def bin_index(confidence: Tensor) -> Tensor:
+    """The bin of each confidence, (N,) in [0, 1]: 0 to ``NUM_BINS`` - 1."""
+    return (confidence.double() * NUM_BINS).long().clamp_max(NUM_BINS - 1)

@@ -20,6 +20,7 @@ from core.datasets import DATASETS
 from core.errors import ExitLensError
 from core.evaluation import exit_logits
 from core.foreign import build_network, check_trusted
+from core.machine import compute_device
 from core.metrics import OperatingPoint, Rate, rate
 from core.models import ARCHITECTURES, build_model
 from core.models.classifiers import ExitNetwork
@@ -198,7 +199,7 @@ def load_card(name: str, folder: Path | None = None) -> ModelCard:
 
 
 def load_model(name: str, folder: Path | None = None) -> tuple[LoadedModel, ModelCard]:
-    """Loads a model to be shared and never changed: eval mode, frozen, float32.
+    """Loads a model to be shared and never changed: eval mode, frozen, float32, where ``compute_device`` says.
 
     Args:
         name: A folder of ``checkpoints/``.
@@ -238,7 +239,9 @@ def load_model(name: str, folder: Path | None = None) -> tuple[LoadedModel, Mode
             f"{path.parent / CARD_FILE} names {len(card.class_names)} classes, the network has {model.num_classes}."
         )
     model.exit_costs = card.exit_costs  # a test counts them again
-    return model.eval().requires_grad_(False), card
+    if not imported:
+        model.to(memory_format=torch.channels_last)  # the same numbers in the order that convolutions read fastest
+    return model.to(compute_device()).eval().requires_grad_(False), card
 
 
 def _read_weights(card: ModelCard, folder: Path | None) -> bytes:

@@ -172,6 +172,17 @@ def parse_image_set_name(name: str) -> tuple[str, str, list[int] | None]:
     return dataset, split, _parse_selection(selection) if ":" in rest else None
 
 
+def selection_text(indices: Sequence[int]) -> str:
+    """Rising indices as a selection reads: ``0-3,7``."""
+    parts: list[list[int]] = []
+    for index in indices:
+        if parts and index == parts[-1][-1] + 1:
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+
+
 def open_image_set(name: str, root: Path | None = None) -> ImageSet:
     """Opens an image set, or a selection of one, by name.
 

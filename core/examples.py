@@ -8,7 +8,6 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
-import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -17,10 +16,11 @@ from core.attacks.spec import AttackSpec
 from core.attacks.success import SUCCESS_RULES, Case
 from core.checkpoints import ModelCard
 from core.data import ImageSet
-from core.evaluation import exit_logits
+from core.evaluation import exit_logits, logits_of
 from core.exits import ExitPolicy, Fallback, decide
 from core.experiment import Experiment
 from core.models import ExitModel
+from core.models.prepared import prepared
 from core.tables import KEPT, decisions_table
 
 
@@ -138,10 +138,10 @@ def remade_perturbation(model: ExitModel, image_set: ImageSet, spec: AttackSpec,
         spec: The attack as it applied to the source.
         made_at: The policy in force.
     """
-    return attack(model, image_set.pixels(), image_set.labels, spec, made_at).perturbations
+    search = prepared(model, spec.search_precision)
+    return attack(model, image_set.pixels(), image_set.labels, spec, made_at, search=search).perturbations
 
 
-@torch.no_grad()
 def same_verdict(model: ExitModel, image: Tensor, perturbation: Tensor, example: KeptExample) -> bool:
     """Whether the source still answers an adversarial image as its kept row says: same class at the same exit.
 
@@ -152,7 +152,7 @@ def same_verdict(model: ExitModel, image: Tensor, perturbation: Tensor, example:
         example: Its kept row.
     """
     policy = ExitPolicy(example.made_at, example.fallback)
-    now = decide(model(apply_perturbations(image[None], perturbation[None])), policy)
+    now = decide(logits_of(model, apply_perturbations(image[None], perturbation[None])), policy)
     return (int(now.prediction), int(now.computed_exit), int(now.answered_exit)) == (
         example.adversarial_prediction,
         example.adversarial_computed_exit,
@@ -165,6 +165,9 @@ def short_hash(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+_ATTACKS, _POLICIES = TypeAdapter(AttackSpec), TypeAdapter(ExitPolicy)
+
+
 def _example_hash(pixel_hash: str, weights: str, result: AttackResult) -> str:
-    made = [TypeAdapter(AttackSpec).dump_python(result.spec), TypeAdapter(ExitPolicy).dump_python(result.made_at)]
+    made = [_ATTACKS.dump_python(result.spec), _POLICIES.dump_python(result.made_at)]
     return short_hash([pixel_hash, weights, *made])

@@ -1,5 +1,6 @@
 """Which exit an image leaves at: a pure function of all logits, and its really-stopping twin."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -11,6 +12,8 @@ from core.errors import ExitLensError
 from core.models import ExitModel
 
 Fallback = Literal["final", "most_confident"]
+Score = Literal["confidence", "entropy", "patience"]
+MOST_PATIENCE = 1000
 NEAR_THRESHOLD = 1e-5
 _NOT_FINITE = "The model returned numbers that are not finite. Check its weights and the images."
 
@@ -19,24 +22,96 @@ _NOT_FINITE = "The model returned numbers that are not finite. Check its weights
 class ExitPolicy:
     """When an image leaves.
 
-    An image leaves at the first non-final exit whose confidence reaches the threshold; where none does, the
-    fallback answers.
+    An image leaves at the first non-final exit whose score reaches the threshold; where none does, the fallback
+    answers.
 
     Attributes:
-        threshold: Confidence in [0, 1] that is enough to leave.
+        threshold: The score that is enough to leave: in [0, 1], or for ``patience`` a whole number from 1.
         fallback: ``final``: the final exit answers; ``most_confident``: the most confident exit answers,
             though everything was computed.
+        score: ``confidence``; ``entropy``: 1 minus the entropy of the exit's probabilities over its largest possible
+            value; ``patience``: how many exits in a row, this one included, predict the same class.
+
+    Source: entropy: Teerapittayanon et al., BranchyNet, ICPR 2016, there as a bound from above on the entropy itself;
+    patience: Zhou et al., BERT Loses Patience (PABEE), NeurIPS 2020, there counted from the second exit on.
     """
 
     threshold: float = 0.9
     fallback: Fallback = "final"
+    score: Score = "confidence"
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        if not 0 <= self.threshold <= 1:
+        if self.score not in get_args(Score):
+            raise ExitLensError(f"Unknown score {self.score!r}. Choose one of {', '.join(get_args(Score))}.")
+        if self.score == "patience":
+            if not (1 <= self.threshold <= MOST_PATIENCE and self.threshold == int(self.threshold)):
+                raise ExitLensError(f"The patience is {self.threshold}; it must be a whole number of exits from 1 on.")
+        elif not 0 <= self.threshold <= 1:
             raise ExitLensError(f"The threshold is {self.threshold}; it must lie between 0 and 1.")
         if self.fallback not in get_args(Fallback):
             raise ExitLensError(f"Unknown fallback {self.fallback!r}. Choose one of {', '.join(get_args(Fallback))}.")
+
+
+@dataclass(frozen=True, eq=False)
+class ExitAnswers:
+    """What every exit says of some images: all that policies and success rules look at.
+
+    Attributes:
+        confidence: (N, K) confidence of every exit.
+        predicted: (N, K) class predicted by every exit.
+        certainty: (N, K) score ``entropy`` of every exit; only a policy that goes by it needs it.
+    """
+
+    confidence: Tensor
+    predicted: Tensor
+    certainty: Tensor | None = None
+
+    @classmethod
+    def of(cls, logits: Tensor, policy: ExitPolicy | None = None) -> "ExitAnswers":
+        """Of the logits of all exits, (N, K, C); given a policy, without what it does not look at.
+
+        Raises:
+            ExitLensError: If the logits do not have three dimensions or are not finite.
+        """
+        if logits.ndim != 3:
+            raise ExitLensError(f"Logits have shape {tuple(logits.shape)}; (images, exits, classes) is needed.")
+        if not torch.isfinite(logits).all():
+            raise ExitLensError(_NOT_FINITE)
+        needs_certainty = policy is None or policy.score == "entropy"
+        return cls(confidences(logits), logits.argmax(dim=-1), certainties(logits) if needs_certainty else None)
+
+    def at(self, exits: Sequence[int]) -> "ExitAnswers":
+        """What some of the exits say, in that order: of a network that has no others."""
+        kept = list(exits)
+        certainty = None if self.certainty is None else self.certainty[:, kept]
+        return ExitAnswers(self.confidence[:, kept], self.predicted[:, kept], certainty)
+
+    def scores(self, policy: ExitPolicy) -> Tensor:
+        """What the policy's threshold is compared with, (N, K).
+
+        Raises:
+            ValueError: If the policy goes by an entropy that is not known here.
+        """
+        if policy.score == "patience":
+            return agreeing(self.predicted)
+        if policy.score == "confidence":
+            return self.confidence
+        if self.certainty is None:
+            raise ValueError("A policy that goes by entropy needs the certainty of every exit.")
+        return self.certainty
+
+    def decide(self, policy: ExitPolicy) -> "ExitDecisions":
+        """What a policy makes of it, one decision an image."""
+        num_images, num_exits = self.predicted.shape
+        leaves = self.scores(policy) >= policy.threshold
+        leaves[:, -1] = True
+        computed = leaves.int().argmax(dim=1)  # the first True
+        answered = computed
+        if policy.fallback == "most_confident":
+            answered = torch.where(computed == num_exits - 1, self.confidence.argmax(dim=1), computed)
+        rows = torch.arange(num_images, device=self.predicted.device)
+        return ExitDecisions(answered, computed, self.predicted[rows, answered], self.confidence[rows, answered])
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +140,25 @@ def confidences(logits: Tensor) -> Tensor:
     return logits.softmax(dim=-1).amax(dim=-1)
 
 
+def certainties(logits: Tensor) -> Tensor:
+    """1 minus the entropy of every exit over the logarithm of the number of classes, (N, K), from logits (N, K, C).
+
+    0 where all classes are equally probable, 1 where one class has all probability.
+    """
+    probabilities = logits.softmax(dim=-1)
+    entropy: Tensor = torch.special.entr(probabilities).sum(dim=-1)
+    return (1 - entropy / math.log(max(logits.shape[-1], 2))).clamp(0, 1)
+
+
+def agreeing(predicted: Tensor) -> Tensor:
+    """How many exits in a row, up to and with each exit, predict its class, (N, K) from predicted classes (N, K)."""
+    counts = [torch.ones_like(predicted[:, 0])]
+    for exit_index in range(1, predicted.shape[1]):
+        same = predicted[:, exit_index] == predicted[:, exit_index - 1]
+        counts.append(torch.where(same, counts[-1] + 1, 1))
+    return torch.stack(counts, dim=1)
+
+
 def decide(logits: Tensor, policy: ExitPolicy) -> ExitDecisions:
     """Applies a policy to the logits of all exits.
 
@@ -78,11 +172,7 @@ def decide(logits: Tensor, policy: ExitPolicy) -> ExitDecisions:
     Raises:
         ExitLensError: If the logits do not have three dimensions or are not finite.
     """
-    if logits.ndim != 3:
-        raise ExitLensError(f"Logits have shape {tuple(logits.shape)}; (images, exits, classes) is needed.")
-    if not torch.isfinite(logits).all():
-        raise ExitLensError(_NOT_FINITE)
-    return decide_from_confidences(confidences(logits), logits.argmax(dim=-1), policy)
+    return ExitAnswers.of(logits, policy).decide(policy)
 
 
 def decide_from_confidences(confidence: Tensor, predicted: Tensor, policy: ExitPolicy) -> ExitDecisions:
@@ -93,15 +183,7 @@ def decide_from_confidences(confidence: Tensor, predicted: Tensor, policy: ExitP
         predicted: (N, K) class predicted by every exit.
         policy: When an image leaves.
     """
-    num_images, num_exits = confidence.shape
-    leaves = confidence >= policy.threshold
-    leaves[:, -1] = True
-    computed = leaves.int().argmax(dim=1)  # the first True
-    answered = computed
-    if policy.fallback == "most_confident":
-        answered = torch.where(computed == num_exits - 1, confidence.argmax(dim=1), computed)
-    rows = torch.arange(num_images, device=confidence.device)
-    return ExitDecisions(answered, computed, predicted[rows, answered], confidence[rows, answered])
+    return ExitAnswers(confidence, predicted).decide(policy)
 
 
 def never_leaving(confidence: Tensor, predicted: Tensor) -> ExitDecisions:
@@ -138,14 +220,16 @@ def run_dynamic(model: ExitModel, images: Tensor, policy: ExitPolicy) -> ExitDec
     answered, computed, prediction = whole.clone(), whole.clone(), whole.clone()
     confidence = torch.full((num_images,), -1.0, dtype=images.dtype, device=images.device)
     undecided = torch.arange(num_images, device=images.device)
+    previous, agreed = torch.full_like(undecided, -1), torch.zeros_like(undecided)
     features = model.begin(images)
     for exit_index in range(model.num_exits):
         features = model.advance(features, exit_index)
         logits = model.classify(features, exit_index)
-        if not torch.isfinite(logits).all():
-            raise ExitLensError(_NOT_FINITE)
-        sure, predicted = logits.softmax(dim=-1).max(dim=-1)
-        leaves = sure >= policy.threshold
+        now = ExitAnswers.of(logits[:, None], policy)
+        sure, predicted = now.confidence[:, 0], now.predicted[:, 0]
+        agreed = torch.where(predicted == previous, agreed + 1, 1)
+        score = agreed if policy.score == "patience" else now.scores(policy)[:, 0]
+        leaves = score >= policy.threshold
         if exit_index == last:
             leaves = torch.ones_like(leaves)
         # Under most_confident an undecided image remembers its best exit so far; else the latest counts.
@@ -156,6 +240,7 @@ def run_dynamic(model: ExitModel, images: Tensor, policy: ExitPolicy) -> ExitDec
         answered[rows], prediction[rows], confidence[rows] = exit_index, predicted[better], sure[better]
         computed[undecided[leaves]] = exit_index
         undecided, features = undecided[~leaves], features[~leaves]
+        previous, agreed = predicted[~leaves], agreed[~leaves]
         if not len(undecided):
             break
     return ExitDecisions(answered, computed, prediction, confidence)
@@ -179,7 +264,10 @@ class Agreement:
 def dynamic_agreement(dynamic: ExitDecisions, logits: Tensor, policy: ExitPolicy) -> Agreement:
     """Compares the decisions of ``run_dynamic`` with those made from all logits (N, K, C)."""
     full = decide(logits, policy)
-    near = ((confidences(logits)[:, :-1] - policy.threshold).abs() < NEAR_THRESHOLD).any(dim=1)
+    scores = ExitAnswers.of(logits, policy).scores(policy)
+    # Patience counts exits: whole numbers do not move with the batch size.
+    room = NEAR_THRESHOLD if scores.is_floating_point() else 0
+    near = ((scores[:, :-1] - policy.threshold).abs() < room).any(dim=1)
     different = (
         (dynamic.answered_exit != full.answered_exit)
         | (dynamic.computed_exit != full.computed_exit)

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
-import torch
 from torch import Tensor
 
-from core.attacks.run import BATCH_SIZE, AttackProgress, AttackResult, attack
-from core.attacks.spec import AttackSpec, EarlyAttack
+from core.attacks.run import AttackProgress, AttackResult, attack
+from core.attacks.spec import AttackSpec, UniversalAttack
+from core.attacks.universal import check_unseen
 from core.checkpoints import ModelCard
 from core.data import ImageSet
 from core.errors import Cancelled, ExitLensError
+from core.evaluation import logits_of
 from core.exits import ExitPolicy
 from core.models import ARCHITECTURES, ExitModel
+from core.models.prepared import prepared
 from core.progress import CancelToken
 
 Attack = TypeVar("Attack", bound=AttackSpec)
@@ -109,11 +111,9 @@ def share_backbone(one: ModelCard, other: ModelCard) -> bool:
 def attack_for(card: ModelCard, spec: Attack) -> Attack:
     """The same attack as it applies to a model: a static one has a single exit and so a single objective.
 
-    An Early Attack stays as it is; a static model then says that it has no early exit.
+    An attack that needs early exits stays as it is; a static model then says that it has none.
     """
-    if card.num_exits > 1 or isinstance(spec, EarlyAttack):
-        return spec
-    return replace(spec, objective="final", exit_index=None)
+    return spec if card.num_exits > 1 else cast(Attack, spec.as_static())
 
 
 def run_experiment(
@@ -152,6 +152,8 @@ def run_experiment(
             f"{', '.join(cards)} and the images {image_set.name} are of {', '.join(sorted(datasets))}. "
             "Choose models and images of one data set."
         )
+    if isinstance(spec.attack, UniversalAttack):
+        check_unseen(spec.attack, image_set)
     pixels, results = image_set.pixels(), dict(made or {})
     wanted = [name for name in spec.sources if name not in results]
     for number, name in enumerate(wanted):
@@ -167,23 +169,24 @@ def run_experiment(
             image_set.labels,
             attack_for(card, spec.attack),
             spec.made_at,
+            search=prepared(model, spec.attack.search_precision),
+            watch="every exit",
             on_progress=over_all,
             cancel=cancel,
         )
     results = {name: results[name] for name in spec.sources}
     clean_logits, logits = {}, {}
     for target in spec.targets:
-        clean_logits[target] = results[target].clean_logits if target in results else _shown(models[target][0], pixels)
+        clean_logits[target] = (
+            results[target].clean_logits if target in results else logits_of(models[target][0], pixels)
+        )
         for source, result in results.items():
             if share_backbone(cards[source], cards[target]):
                 continue
             own = source == target
-            logits[source, target] = result.adversarial_logits if own else _shown(models[target][0], result.adversarial)
+            logits[source, target] = (
+                result.adversarial_logits if own else logits_of(models[target][0], result.adversarial)
+            )
             if cancel and cancel.is_set():
                 raise Cancelled
     return Experiment(spec, image_set, cards, results, clean_logits, logits)
-
-
-@torch.no_grad()
-def _shown(model: ExitModel, images: Tensor) -> Tensor:
-    return torch.cat([model(batch) for batch in images.split(BATCH_SIZE)])

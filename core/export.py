@@ -2,23 +2,35 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from core.attacks.spec import AttackSpec, EarlyAttack, as_255
+from core.attacks.checks import Note
+from core.attacks.command import options_of
+from core.attacks.success import DONE_WORDS
 from core.data import parse_image_set_name
 from core.errors import ExitLensError
 from core.exits import ExitPolicy
 from core.experiment import Experiment, ExperimentSpec
-from core.metrics import Rate, rate
+from core.metrics import Rate, eec_floor, eec_trapezoid, mean_saving, rate
+from core.shift_tables import STATES
 from core.tables import decisions_table, exits_table, steps_table
 
 PERTURBATIONS_FILE = "perturbations.safetensors"
 DECISIONS_FILE = "decisions.parquet"
 EXITS_FILE = "exits.parquet"
+
+
+def steps_file(source: str) -> str:
+    """Name of the file with the steps of the attack on one source."""
+    return f"steps-{source}.parquet"
 
 
 def experiment_summary(experiment: Experiment, policy: ExitPolicy) -> dict[str, Any]:
@@ -34,6 +46,7 @@ def experiment_summary(experiment: Experiment, policy: ExitPolicy) -> dict[str, 
         int(count) for count in ((own.exit_shift < 0).sum(), (own.exit_shift == 0).sum(), (own.exit_shift > 0).sum())
     )
     card = experiment.cards[name]
+    outcome = _words(success, DONE_WORDS[own.success_rule.iloc[0]])
     return {
         "model": name,
         "weights_sha256": card.weights_sha256,
@@ -50,16 +63,33 @@ def experiment_summary(experiment: Experiment, policy: ExitPolicy) -> dict[str, 
         "clean_accuracy": asdict(clean_right),
         "adversarial_accuracy": asdict(still_right),
         "exit_shift": {"earlier": earlier, "same": same, "later": later},
+        "mean_saving": {state: mean_saving(_computed_exit(own, state), card.exit_costs) for state in STATES},
         "mean_cost": {"clean": float(own.clean_cost.mean()), "adversarial": float(own.adversarial_cost.mean())},
+        "eec_trapezoid": {
+            **{state: eec_trapezoid(_computed_exit(own, state), card.exit_costs) for state in STATES},
+            "floor": eec_floor(card.exit_costs),
+        },
         "seconds": experiment.results[name].seconds,
-        "headline": f"{_words(success)}; leave earlier {earlier}, same {same}, later {later}; mean cost "
+        "headline": f"{outcome}; leave earlier {earlier}, same {same}, later {later}; mean cost "
         f"{100 * own.clean_cost.mean():.0f} % → {100 * own.adversarial_cost.mean():.0f} %",
         "command": command_of(experiment.spec),
     }
 
 
-def write_experiment(experiment: Experiment, policy: ExitPolicy, folder: Path) -> None:
+def _computed_exit(own: pd.DataFrame, state: str) -> Tensor:
+    return torch.from_numpy(own[f"{state}_computed_exit"].to_numpy(copy=True))
+
+
+def write_experiment(
+    experiment: Experiment, policy: ExitPolicy, folder: Path, notes: Sequence[Note] | None = None
+) -> None:
     """Writes ``perturbations.safetensors`` (float16, one tensor per source), Parquet tables and ``summary.json``.
+
+    Args:
+        experiment: What came of it.
+        policy: That judges.
+        folder: Is made where it is not there.
+        notes: What checks found, for the summary; None where nobody looked.
 
     Raises:
         ExitLensError: If the folder cannot be made.
@@ -74,8 +104,10 @@ def write_experiment(experiment: Experiment, policy: ExitPolicy, folder: Path) -
     decisions_table(experiment, policy).to_parquet(folder / DECISIONS_FILE, index=False)
     exits_table(experiment).to_parquet(folder / EXITS_FILE, index=False)
     for name, result in experiment.results.items():
-        steps_table(result, ids, name).to_parquet(folder / f"steps-{name}.parquet", index=False)
+        steps_table(result, ids, name).to_parquet(folder / steps_file(name), index=False)
     summary = experiment_summary(experiment, policy)
+    if notes is not None:
+        summary["notes"] = [asdict(note) for note in notes]
     (folder / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -87,39 +119,15 @@ def command_of(spec: ExperimentSpec) -> str:
         "python -m core attack",
         f"--model {shlex.quote(spec.model)}",
         f"--images {shlex.quote(spec.images)}",
-        f"--attack {attack.name}",
-        f"--epsilon {_exact_length(attack.epsilon)}",
-        f"--step-size {_exact_length(attack.step_size)}",
-        f"--steps {attack.num_steps}",
-        f"--objective {attack.aim}",
+        *options_of(attack),
         f"--threshold {policy.threshold}",
-        *_options_of(attack),
     ]
     words += [f"--fallback {policy.fallback}"] if policy.fallback != "final" else []
     return " ".join([*words, "--out output/attack"])
 
 
-def _options_of(attack: AttackSpec) -> list[str]:
-    """What attacks of one kind have and others do not."""
-    if isinstance(attack, EarlyAttack):
-        return [f"--tries {attack.num_tries}", f"--decay {attack.decay}"]
-    words: list[str] = []
-    words += [f"--decay {attack.decay}"] if attack.decay or attack.name == "mi-fgsm" else []
-    words += ["--random-start"] if attack.random_start else []
-    words += [f"--seed {attack.seed}"] if attack.seed else []
-    words += [f"--goal-class {attack.goal_class}"] if attack.goal_class is not None else []
-    words += ["--stop-when-fooled"] if attack.stop_when_fooled else []
-    return words
-
-
-def _exact_length(value: float) -> str:
-    """A pixel length that is read back as this very number: ``8/255`` where that says it all."""
-    numerator = f"{value * 255:.4g}"
-    return as_255(value) if float(numerator) / 255 == value else repr(value)
-
-
-def _words(success: Rate) -> str:
+def _words(success: Rate, done: str) -> str:
     if not success.num_images:
         return "no image was attackable"
     interval = f"{100 * success.low:.0f}–{100 * success.high:.0f} %"
-    return f"{success.num_hits} of {success.num_images} fooled ({100 * success.value:.0f} %, {interval})"
+    return f"{success.num_hits} of {success.num_images} {done} ({100 * success.value:.0f} %, {interval})"

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from core.attacks.common import Norm, norm_of
 from core.data import ImageSet
 from core.errors import ExitLensError
 from core.examples import KeptExample
@@ -32,6 +33,7 @@ class KeptFilter:
         source: Made on this model.
         attack_name: By this attack, such as ``pgd``.
         epsilon: Within this radius, in pixels of [0, 1].
+        norm: Of the radius.
         class_name: Of this true class.
         success_rule: With this rule fulfilled.
         shift: Leaving ``earlier`` than the clean image, at the ``same`` exit, or ``later``.
@@ -42,6 +44,7 @@ class KeptFilter:
     source: str | None = None
     attack_name: str | None = None
     epsilon: float | None = None
+    norm: Norm | None = None
     class_name: str | None = None
     success_rule: str | None = None
     shift: Shift | None = None
@@ -64,6 +67,8 @@ def filter_examples(examples: pd.DataFrame, wanted: KeptFilter) -> pd.DataFrame:
             keep &= (examples[column] == value).to_numpy()
     if wanted.epsilon is not None:
         keep &= np.isclose(examples.epsilon, wanted.epsilon, rtol=1e-4)
+    if wanted.norm is not None:
+        keep &= (examples.attack_name.map(norm_of) == wanted.norm).to_numpy()
     if wanted.success_rule is not None:
         keep &= examples[wanted.success_rule].to_numpy()
     if wanted.shift is not None:

@@ -19,6 +19,7 @@ from core.datasets import Dataset
 from core.errors import ExitLensError
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")  # what the hub stores; Pillow's other readers are not needed
+_OFFICIAL_NAME = re.compile(r"(?:^|/)(?:train|test|valid|val)_(\d{1,9})\.\w+$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,9 @@ def read_split(dataset: Dataset, split: str, root: Path) -> HubImages:
         files.extend([shard] * len(shard_labels))
     class_names = _class_names(dataset, shards[0])
     indices = _official_indices(paths, dataset, split, shards[0])
+    if split != "test":
+        named = any(_OFFICIAL_NAME.search(path or "") for path in paths)
+        indices = _across_classes(indices, labels, named, dataset, shards[0])
     keep = [row for row, index in enumerate(indices) if _belongs(index, dataset, split)]
     if not keep:
         raise ExitLensError(f"{shards[0]} holds no image of {dataset.name}:{split}. Use the complete set.")
@@ -175,7 +179,7 @@ def _check_labels(labels: list[Any], dataset: Dataset, path: Path) -> None:
 def _official_indices(paths: list[str | None], dataset: Dataset, split: str, file: Path) -> list[int]:
     """Official index of every row: from the stored path where there is one, else from the row of a complete set."""
     stem = official_split(dataset, split)
-    found = [re.search(r"(?:^|/)(?:train|test|valid|val)_(\d{1,9})\.\w+$", path or "") for path in paths]
+    found = [_OFFICIAL_NAME.search(path or "") for path in paths]
     indices = [int(match[1]) for match in found if match]
     num_official = dataset.num_test if split == "test" else dataset.num_train
     if len(indices) == len(paths) == len(set(indices)) and max(indices) < num_official:
@@ -188,6 +192,31 @@ def _official_indices(paths: list[str | None], dataset: Dataset, split: str, fil
     if any(match and int(match[1]) != row for row, match in enumerate(found)):
         raise ExitLensError(f"The image paths in {file} contradict the order of its rows. Download the file again.")
     return list(range(num_official))
+
+
+def _across_classes(indices: list[int], labels: list[int], named: bool, dataset: Dataset, file: Path) -> list[int]:
+    """Official indices under which ``validation``, the end of the training images, holds every class.
+
+    A complete file whose rows stand class by class and whose paths name no index, as in copies of Tiny-ImageNet, has
+    no order of its own: the n-th image of class c gets the index n x classes + c, as a fetched one has.
+    """
+    if len(indices) < dataset.num_train:
+        return indices
+    if not named and labels == sorted(labels):
+        counted: dict[int, int] = {}
+        spread = []
+        for label in labels:
+            spread.append(counted.setdefault(label, 0) * dataset.num_classes + label)
+            counted[label] += 1
+        if sorted(spread) == indices:
+            return spread
+    held = {label for index, label in zip(indices, labels, strict=True) if _belongs(index, dataset, "validation")}
+    if dataset.num_validation >= dataset.num_classes > len(held):
+        raise ExitLensError(
+            f"In the order of {file}, {dataset.name}:validation would hold {len(held)} of {dataset.num_classes} "
+            f"classes. Run `python -m core data fetch {dataset.name}`, whose file mixes them."
+        )
+    return indices
 
 
 def decode(encoded: bytes, dataset: Dataset, where: str) -> Tensor:

@@ -22,13 +22,14 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from core.attacks.spec import AttackSpec
+from core.attacks.success import SUCCESS_RULES
 from core.checkpoints import ModelCard
 from core.errors import ExitLensError
 from core.examples import kept_table, short_hash
 from core.experiment import Experiment, ExperimentSpec
-from core.export import DECISIONS_FILE, EXITS_FILE, PERTURBATIONS_FILE, write_experiment
+from core.export import DECISIONS_FILE, EXITS_FILE, PERTURBATIONS_FILE, steps_file, write_experiment
 from core.models import ExitModel
-from core.tables import DECISIONS, EXITS, KEPT, TableSchema
+from core.tables import DECISIONS, EXITS, KEPT, STEPS, TableSchema
 
 FOLDER_VARIABLE = "EXITLENS_KEPT"
 RUN_FILE = "run.json"
@@ -90,6 +91,10 @@ class KeptRun:
         return next(model for model in self.models if model.name == name)
 
 
+# Made once: each takes milliseconds.
+_SPECS, _RUNS = TypeAdapter(ExperimentSpec), TypeAdapter(KeptRun)
+
+
 @dataclass(frozen=True, eq=False)
 class Kept:
     """All that is kept in a folder.
@@ -116,7 +121,7 @@ def kept_folder() -> Path:
 
 def run_key(spec: ExperimentSpec, weights: Mapping[str, str]) -> str:
     """Sixteen hexadecimal digits that stand for a spec and the weights (sha256 by name) of its targets."""
-    asked = TypeAdapter(ExperimentSpec).dump_python(spec, mode="json")
+    asked = _SPECS.dump_python(spec, mode="json")
     return short_hash({"spec": asked, "weights": {name: weights[name] for name in spec.targets}})
 
 
@@ -174,7 +179,7 @@ def keep(
                 image_ids=tuple(experiment.image_set.image_ids),
                 files={file.name: _digest(file.read_bytes()) for file in sorted(partial.iterdir())},
             )
-            (partial / RUN_FILE).write_bytes(TypeAdapter(KeptRun).dump_json(run, indent=2))
+            (partial / RUN_FILE).write_bytes(_RUNS.dump_json(run, indent=2))
             with _PUTTING_IN_PLACE:
                 if not is_kept(key, root):  # somebody else may have kept the same meanwhile
                     shutil.rmtree(root / key, ignore_errors=True)  # a damaged one
@@ -218,7 +223,7 @@ def read_run(key: str, folder: Path | None = None) -> KeptRun:
     """
     place = (folder or kept_folder()) / key
     try:
-        run = TypeAdapter(KeptRun).validate_json((place / RUN_FILE).read_bytes())
+        run = _RUNS.validate_json((place / RUN_FILE).read_bytes())
     except OSError as error:
         raise _damaged(place, f"{RUN_FILE} cannot be read: {error.strerror}") from error
     except (ValidationError, ExitLensError) as error:
@@ -285,6 +290,15 @@ def read_exits(run: KeptRun, folder: Path | None = None) -> pd.DataFrame:
     return _read_table(run, EXITS_FILE, EXITS, folder or kept_folder())
 
 
+def read_steps(run: KeptRun, source: str, folder: Path | None = None) -> pd.DataFrame:
+    """How every exit of a source gave way step by step: schema ``STEPS``.
+
+    Raises:
+        ExitLensError: If the file is missing or damaged.
+    """
+    return _read_table(run, steps_file(source), STEPS, folder or kept_folder())
+
+
 def read_perturbations(run: KeptRun, folder: Path | None = None) -> dict[str, Tensor]:
     """The stored perturbations of each source, (N, 3, H, W) float16, in the order of the run's images.
 
@@ -328,6 +342,9 @@ def _read_file(run: KeptRun, name: str, root: Path) -> bytes:
 def _read_table(run: KeptRun, name: str, schema: TableSchema, root: Path) -> pd.DataFrame:
     content = _read_file(run, name, root)
     try:
-        return schema.check(pq.read_table(BytesIO(content)).to_pandas())
+        frame = pq.read_table(BytesIO(content)).to_pandas()
+        # A rule that came after a run was kept: nothing in it was judged by that one.
+        later = [rule for rule in SUCCESS_RULES if rule in schema.columns and rule not in frame.columns]
+        return schema.check(frame.assign(**dict.fromkeys(later, False)))
     except (ValueError, OSError, pa.ArrowException) as error:
         raise _damaged(root / run.key, f"{name} has other columns than this version reads") from error

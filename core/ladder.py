@@ -15,10 +15,17 @@ from core.errors import ExitLensError
 from core.exits import ExitPolicy
 from core.metrics import rate
 from core.models import ExitModel
+from core.models.prepared import prepared
 from core.progress import CancelToken
 from core.tables import LADDER, LADDER_STEPS, fooled_columns
 
 EPSILONS = tuple(numerator / 255 for numerator in (0.25, 0.5, 1, 2, 4, 8, 16))
+L2_EPSILONS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+def rungs_of(spec: AttackSpec) -> tuple[float, ...]:
+    """The radii that an attack is tried at, rising, each in the unit of its own ball."""
+    return EPSILONS if spec.norm == "linf" else L2_EPSILONS
 
 
 def climb_ladder(
@@ -29,7 +36,7 @@ def climb_ladder(
     policy: ExitPolicy,
     image_ids: Sequence[str],
     *,
-    epsilons: Sequence[float] = EPSILONS,
+    epsilons: Sequence[float] | None = None,
     on_progress: Callable[[AttackProgress], None] | None = None,
     cancel: CancelToken | None = None,
 ) -> pd.DataFrame:
@@ -45,7 +52,7 @@ def climb_ladder(
         spec: The attack; its own epsilon only sets the length of a step.
         policy: In force while attacking.
         image_ids: One per image.
-        epsilons: The rungs, rising, in pixels of [0, 1].
+        epsilons: The rungs, rising, in pixels of [0, 1]; those of its ball without.
         on_progress: Called after each step with the progress over all rungs, as if none were spared.
         cancel: Checked after each step.
 
@@ -56,6 +63,7 @@ def climb_ladder(
         ExitLensError: If the rungs do not rise from above 0, or images, spec and model do not fit.
         Cancelled: Once ``cancel`` is set.
     """
+    epsilons = rungs_of(spec) if epsilons is None else epsilons
     if not epsilons or list(epsilons) != sorted(set(epsilons)) or epsilons[0] <= 0 or not spec.epsilon:
         raise ExitLensError(f"The rungs {list(epsilons)} must rise from above 0, and so must the attack's epsilon.")
     smallest = np.full(len(images), np.nan)
@@ -67,8 +75,18 @@ def climb_ladder(
             if on_progress:
                 on_progress(replace(progress, share=(done + progress.share) / len(epsilons)))
 
-        at_rung = replace(spec, epsilon=epsilon, step_size=min(1.0, spec.step_size * epsilon / spec.epsilon))
-        result = attack(model, images[rows], labels[rows], at_rung, policy, on_progress=over_all, cancel=cancel)
+        at_rung = spec.at_epsilon(epsilon)
+        result = attack(
+            model,
+            images[rows],
+            labels[rows],
+            at_rung,
+            policy,
+            search=prepared(model, spec.search_precision),
+            watch="nothing",
+            on_progress=over_all,
+            cancel=cancel,
+        )
         rule, case = SUCCESS_RULES[spec.success_rule], result.case(policy)
         if not rung:
             attackable = rule.attackable(case)
@@ -99,3 +117,12 @@ def ladder_steps(ladder: pd.DataFrame, epsilons: Sequence[float] = EPSILONS) -> 
         share = rate(int((attackable.smallest_epsilon <= epsilon).sum()), len(attackable))
         rows.append({"epsilon": float(epsilon), **fooled_columns(share)})
     return LADDER_STEPS.check(pd.DataFrame(rows))
+
+
+def median_epsilon(ladder: pd.DataFrame) -> float:
+    """The smallest radius tried within which half of the attackable images or more succumb; NaN where none is.
+
+    Images that hold at every radius count: the median of those that succumb would say less than it takes.
+    """
+    smallest = ladder.smallest_epsilon[ladder.attackable].sort_values(na_position="last")
+    return float(smallest.iloc[(len(smallest) - 1) // 2]) if len(smallest) else float("nan")

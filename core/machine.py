@@ -1,17 +1,100 @@
-"""What a measured time depends on."""
+"""What this machine computes on, what pays there, and what a measured time depends on."""
 
 import os
 import platform
+import re
+from typing import Literal, cast, get_args
 
 import torch
+from torch import nn
+
+from core.errors import ExitLensError
+
+Precision = Literal["float32", "bfloat16"]
+DEVICE_VARIABLE = "EXITLENS_DEVICE"
+PRECISION_VARIABLE = "EXITLENS_PRECISION"
+
+
+def compute_device() -> torch.device:
+    """Where models are loaded to: a CUDA device where torch finds one, unless ``EXITLENS_DEVICE`` says otherwise.
+
+    Raises:
+        ExitLensError: If the variable names something else than a device that is here.
+    """
+    wanted = os.environ.get(DEVICE_VARIABLE, "").strip().lower()
+    has_cuda = torch.cuda.is_available()
+    if wanted not in ("", "auto", "cpu") and not re.fullmatch(r"cuda(:\d+)?", wanted):
+        raise ExitLensError(f"Unknown device {wanted!r}. Choose cpu, cuda (or cuda:1 …) or auto.")
+    device = torch.device("cuda" if has_cuda else "cpu") if wanted in ("", "auto") else torch.device(wanted)
+    if device.type == "cuda":
+        if not has_cuda or (device.index or 0) >= torch.cuda.device_count():
+            raise ExitLensError(f"There is no device {device} that torch can use here. Choose cpu, or auto.")
+        # Verdicts are those of 32 bits; left alone, convolutions on such devices round to 19.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return device
+
+
+def device_of(model: object) -> torch.device:
+    """Where a model's weights are; the processor for a model without any."""
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def wait_for(device: torch.device) -> None:
+    """Returns once a device has done what it was given; processors are done at once."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def device_words(device: torch.device) -> str:
+    """A device and how it works, for the screen."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} (cuda), searches in {search_precision(device)}"
+    waiting = os.environ.get("OMP_WAIT_POLICY", "").lower() or "default"
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' * (threads > 1)} ({waiting} waiting), searches in {search_precision(device)}"
+
+
+def search_precision(device: torch.device) -> Precision:
+    """The number format in which gradients are best searched: ``bfloat16`` where the hardware multiplies it.
+
+    ``EXITLENS_PRECISION`` overrules what torch says of the hardware.
+
+    Raises:
+        ExitLensError: If the variable names another format.
+    """
+    wanted = os.environ.get(PRECISION_VARIABLE, "").strip().lower()
+    if wanted in ("", "auto"):
+        return "bfloat16" if _multiplies_sixteen_bits(device) else "float32"
+    if wanted not in get_args(Precision):
+        raise ExitLensError(f"{PRECISION_VARIABLE} is {wanted!r}. Set it to float32, bfloat16 or auto, or unset it.")
+    return cast(Precision, wanted)
+
+
+def _multiplies_sixteen_bits(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def machine_facts() -> dict[str, str]:
-    """What a measured number depends on: processor, cores, threads and how idle threads wait."""
+    """What a measured number depends on: device, processor, cores, threads and how idle threads wait."""
+    device = compute_device()
     return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "architecture": platform.machine(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
     }
+
+
+def machine_words(facts: dict[str, str]) -> str:
+    """The same facts for the screen, such as ``cpu, 2 threads on 2 cores, passive waiting, x86_64 AVX512``."""
+    threads = "1 thread" if facts["threads"] == "1" else f"{facts['threads']} threads"
+    cores = "1 core" if facts["cores"] == "1" else f"{facts['cores']} cores"
+    waiting = facts["omp_wait_policy"].lower() or "default"
+    device = facts.get("device", "cpu")
+    return f"{device}, {threads} on {cores}, {waiting} waiting, {facts['architecture']} {facts['instructions']}"

@@ -228,7 +228,7 @@ def decisions_table(experiment: Experiment, policy: ExitPolicy) -> pd.DataFrame:
                     "succeeded": rule.succeeded(case).numpy(),
                     "linf": change.abs().amax(1).numpy(),
                     "l2": change.norm(dim=1).numpy(),
-                    "precision": "float32",
+                    "precision": result.precision,
                 }
             )
         )
@@ -331,7 +331,9 @@ def fooled_columns(share: Rate) -> dict[str, int | float]:
 
 
 def _transfer_rule(result: AttackResult) -> str:
-    # A target counts at its deployed prediction, whatever the attack aimed at on its source.
+    # A target counts at its deployed prediction, or exit, whatever the attack aimed at on its source.
+    if result.spec.success_rule == "slowed":
+        return "slowed"
     return "goal_reached" if result.spec.goal_class is not None else "misclassified_taken"
 
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from core.attacks.run import AttackProgress, AttackResult, attack
-from core.attacks.spec import LinfAttack
+from core.attacks.spec import L2Attack, LinfAttack
 from core.checkpoints import ModelCard
 from core.data import ImageSet
 from core.errors import ExitLensError
 from core.exits import ExitPolicy
 from core.metrics import rate
 from core.models import ExitModel
+from core.models.prepared import prepared
 from core.progress import CancelToken
 from core.tables import DENOMINATORS, DIRECTIONS, EXIT_TRANSFER, fooled_columns
 
@@ -57,7 +58,7 @@ class ExitTransferSpec:
     model: str
     weights_sha256: str
     exits: tuple[int, ...]
-    attack: LinfAttack
+    attack: LinfAttack | L2Attack
 
     def __post_init__(self) -> None:
         """Checks the exits and brings the attack into its plain form."""
@@ -67,7 +68,7 @@ class ExitTransferSpec:
         plain = replace(self.attack, objective="final", exit_index=None, goal_class=None, stop_when_fooled=False)
         object.__setattr__(self, "attack", plain)
 
-    def attack_on(self, exit_index: int) -> LinfAttack:
+    def attack_on(self, exit_index: int) -> LinfAttack | L2Attack:
         """The attack at one exit."""
         return replace(self.attack, objective="exit", exit_index=exit_index)
 
@@ -135,6 +136,8 @@ def run_exit_transfer(
             image_set.labels,
             spec.attack_on(exit_index),
             ExitPolicy(),  # an attack on a chosen exit asks no policy
+            search=prepared(model),
+            watch="nothing",
             on_progress=over_all,
             cancel=cancel,
         )

@@ -19,6 +19,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 RESIZING = "cut to the square in its middle, then resized by Lanczos"
 
 
+# Pillow cuts off what lies beyond 255 when it converts other modes: a 16-bit photograph would come out white.
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "La", "CMYK", "YCbCr")
+
+
 class _TooLarge(Exception):
     """A picture that is not decoded for its size."""
 
@@ -37,7 +41,7 @@ def read_picture(content: bytes, name: str, image_size: int) -> Tensor:
         (3, image_size, image_size) unsigned bytes, RGB.
 
     Raises:
-        ExitLensError: If the file is too large, damaged, or no picture of a known format.
+        ExitLensError: If the file is too large, damaged, or no picture of a known format and range.
     """
     if len(content) > MAX_BYTES:
         raise ExitLensError(f"{name} has {len(content) / 1e6:.0f} MB; at most {MAX_BYTES // 1_000_000} are taken.")
@@ -48,7 +52,7 @@ def read_picture(content: bytes, name: str, image_size: int) -> Tensor:
         if width * height > MAX_PIXELS:
             raise _TooLarge
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGBA")
+            mode, decoded = opened.mode, _of_8_bits(ImageOps.exif_transpose(opened))
     except (_TooLarge, Image.DecompressionBombError) as error:
         raise ExitLensError(
             f"{name} unfolds to more than {MAX_PIXELS // 1_000_000} million pixels. Scale it down first."
@@ -57,10 +61,24 @@ def read_picture(content: bytes, name: str, image_size: int) -> Tensor:
         raise ExitLensError(
             f"{name} cannot be read as a picture. Choose an undamaged file of one of {', '.join(FORMATS)}."
         ) from error
-    white = Image.new("RGBA", upright.size, "white")
-    picture = Image.alpha_composite(white, upright).convert("RGB")
-    square = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.LANCZOS)
+    if decoded is None:
+        raise ExitLensError(
+            f"{name} holds colours of a kind that is not taken ({mode}). Save it as a PNG of 8 bits a colour."
+        )
+    if decoded.has_transparency_data:
+        decoded = decoded.convert("RGBA")
+        decoded = Image.alpha_composite(Image.new("RGBA", decoded.size, "white"), decoded)
+    square = ImageOps.fit(decoded.convert("RGB"), (image_size, image_size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+
+
+def _of_8_bits(picture: Image.Image) -> Image.Image | None:
+    """The picture with 8 bits a colour; None where nothing says which numbers are black and white."""
+    if picture.mode in MODES:
+        return picture.copy()
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
+    return None
 
 
 def uploaded_images(dataset: str, pictures: Sequence[Tensor], labels: Sequence[int]) -> ImageSet:

@@ -2,8 +2,10 @@
 
 import streamlit as st
 
-from ui import cache, close_up, ladder, picking, result, running, uploading
-from ui.controls import attack_controls, setting_controls
+from ui import cache, checks, close_up, ladder, picking, result, running, uploading
+from ui.attack_controls import attack_controls
+from ui.controls import setting_controls
+from ui.links import copy_link
 from ui.shell import kind_errors, page_setup
 
 page_setup("Attack lab")
@@ -30,6 +32,8 @@ with kind_errors():
         st.info("The result appears here as soon as the attack is done.")
     else:
         own = result.headline(experiment, setting)
+        copy_link(experiment.spec.images)
+        checks.notes(experiment)
         result.population(experiment, setting, own)
         smallest = ladder.ladder(experiment)
         close_up.close_up(experiment, setting, own, smallest)

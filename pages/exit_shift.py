@@ -3,12 +3,15 @@
 import streamlit as st
 
 from ui import cache, shift
+from ui.captions import made_words
 from ui.controls import glyph_label, setting_controls
+from ui.links import copy_link
 from ui.running import pair_experiment
 from ui.shell import kind_errors, page_setup
+from ui.words import meaning
 
 page_setup("Exit shift")
-st.title("Exit shift")
+st.title("Exit shift", help=meaning("exit shift"))
 st.markdown("Where do images leave once they are attacked, and what does that cost?")
 
 with kind_errors():
@@ -26,14 +29,12 @@ with kind_errors():
 
     own = cache.own_decisions(experiment, setting.policy)
     efficiency = cache.efficiency(experiment.spec, setting.policy, experiment)
-    where = (
-        f"{glyph_label(card)}, {experiment.spec.images}, n = {len(own)}, made at "
-        f"T = {experiment.spec.made_at.threshold:.2f}, judged at T = {setting.policy.threshold:.2f}"
-    )
+    where = made_words(experiment, setting.policy)
     shift.headline(experiment, setting, own, efficiency)
-    st.header("From exit to exit")
+    copy_link(experiment.spec.images)
+    st.header("From exit to exit", help=meaning("computed exit"))
     shift.who_moves_where(experiment, own, where)
-    st.header("What it costs")
+    st.header("What it costs", help=meaning("cost fraction", "saving", "efficacy"))
     shift.what_it_costs(experiment, own, efficiency, where)
-    st.header("While the examples are made")
+    st.header("While the examples are made", help=meaning("example", "made at"))
     shift.while_generating(experiment)

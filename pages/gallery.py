@@ -3,10 +3,12 @@
 import streamlit as st
 
 from ui import example, filling, gallery, kept_cache
+from ui.links import copy_link
 from ui.shell import kind_errors, page_setup
+from ui.words import meaning
 
 page_setup("Gallery")
-st.title("Gallery")
+st.title("Gallery", help=meaning("example", "kept run"))
 
 with kind_errors():
     everything = kept_cache.gallery()
@@ -17,7 +19,10 @@ with kind_errors():
     address = st.query_params.get("example")
     if address:
         example.way_back(shown, address)
-        example.example_view(example.find_example(everything, address), everything)
+        found = example.find_example(everything, address)
+        copy_link()
+        example.example_view(found, everything)
     else:
         gallery.headline(shown, everything)
+        copy_link()
         gallery.examples_view(shown, everything)

@@ -7,9 +7,10 @@ from ui.controls import setting_controls
 from ui.running import run_button, shown_experiment
 from ui.shell import kind_errors, page_setup
 from ui.state import TRANSFER_RUN
+from ui.words import meaning
 
 page_setup("Transfer")
-st.title("Transfer")
+st.title("Transfer", help=meaning("source"))
 st.markdown("Does what fools one model fool another one, too? And what fools one exit: does it fool the next?")
 
 with kind_errors():
@@ -23,7 +24,7 @@ with kind_errors():
     else:
         denominator = transfer.denominator_control()
         matrix = transfer.matrix(experiment, setting, asked.targets, denominator)
-        st.header("Between static and early-exit models")
+        st.header("Between static and early-exit models", help=meaning("static model", "early-exit model"))
         transfer.directions(experiment, setting, matrix, denominator)
-    st.header("From exit to exit")
+    st.header("From exit to exit", help=meaning("exit"))
     exit_transfer.exit_to_exit(asked, setting)

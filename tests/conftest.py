@@ -3,10 +3,15 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Generated examples follow from the test's name, so a red run is red again; shared machines get no deadline.
 settings.register_profile("exitlens", deadline=None, derandomize=True, max_examples=60, database=None)
@@ -19,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     # Nothing a test does may reach what the user keeps, nor may background work come between.
     os.environ["EXITLENS_KEPT"] = str(Path(tempfile.mkdtemp(prefix="exitlens-tests-")) / "kept")
+    os.environ["EXITLENS_STUDIES"] = str(Path(os.environ["EXITLENS_KEPT"]).parent / "studies")
     os.environ["EXITLENS_WARM_UP"] = "off"
 
 
@@ -85,3 +91,36 @@ def toy_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(DATASETS, "toy", toys.TOY_DATASET)
     monkeypatch.setitem(ARCHITECTURES, "toy", toys.TOY_ARCHITECTURE)
+
+
+@pytest.fixture
+def variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_registry: None) -> dict[str, str]:
+    """Two toy models and toy images to learn from and to attack, on disk and known in this process."""
+    from toy_study import write_project
+
+    found = write_project(tmp_path)
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    return found
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """Debian's Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    from benchmarks.serving import CHROMIUM, FLAGS
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a fresh server on the machine of a newcomer: only the samples, nothing kept."""
+    from benchmarks.serving import newcomer, served
+
+    with served(newcomer(tmp_path_factory.mktemp("home"))) as address:
+        yield address

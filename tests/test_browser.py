@@ -1,114 +1,20 @@
-"""One viewer's path through a real server in a real browser."""
+"""Viewers' paths through a real server in a real browser: the lab, Home, models, attribution and the story."""
 
-import os
 import re
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from browsing import PATIENCE_MS, idle, metric, pick, settled, visit
+from playwright.sync_api import Browser, expect
 
 from core.checkpoints import list_models
 
-ROOT = Path(__file__).parents[1]
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PATIENCE_MS = 90_000
-expect.set_options(timeout=30_000)  # how long a viewer really waits is measured by `python -m core bench app`
+STORY_MS = 2 * PATIENCE_MS  # a dozen attacks on 20 pictures
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.timeout(600),
     pytest.mark.skipif(not list_models(), reason="checkpoints/ holds no model"),
 ]
-
-
-def served(environment: dict[str, str]) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "streamlit",
-        "run",
-        "app.py",
-        "--server.port",
-        str(port),
-        "--server.headless",
-        "true",
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{address}/_stcore/health", timeout=2)
-                break
-            except OSError:
-                time.sleep(0.25)
-        else:
-            raise AssertionError("The server did not become healthy in a minute.")
-        yield address
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A fresh server with no data root and nothing in the home folder: what a newcomer has."""
-    environment = {key: value for key, value in os.environ.items() if key != "EXITLENS_DATA"}
-    environment["HOME"] = str(tmp_path_factory.mktemp("home"))
-    yield from served(environment)
-
-
-def visit(browser: Browser, address: str, width: int = 1440) -> tuple[Page, list[str]]:
-    """A page in a browser profile of its own, and the errors it will have shown."""
-    page = browser.new_context(viewport={"width": width, "height": 1000}).new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("requestfailed", lambda request: problems.append(request.url) if "127.0.0.1" not in request.url else None)
-    page.goto(address)
-    return page, problems
-
-
-def metric(page: Page, label: str) -> str:
-    """The value of a metric, waited for."""
-    tile = page.get_by_test_id("stMetric").filter(has_text=label).first
-    tile.wait_for()
-    return tile.get_by_test_id("stMetricValue").inner_text()
-
-
-def idle(page: Page) -> None:
-    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
 
 
 def test_explorers_journey(browser: Browser, server: str) -> None:
@@ -146,14 +52,14 @@ def test_explorers_journey(browser: Browser, server: str) -> None:
     steps.press("Enter")
     idle(page)
     page.get_by_role("button", name="Run attack").click()
-    expect(page.get_by_text(re.compile(r"PGD 8/255, 3 steps of 2/255.*judged at T = 0.00"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"PGD 8/255, 3 steps of 2/255.*judged at T = 0.00")).first).to_be_visible()
     idle(page)
     shown = {label: metric(page, label) for label in ("Fooled", "Mean cost", "Mean exit")}
     link = page.url
     assert "threshold=0" in link and "steps=3" in link
 
     second, second_problems = visit(browser, link)
-    expect(second.get_by_text(re.compile(r"PGD 8/255, 3 steps of 2/255.*judged at T = 0.00"))).to_be_visible()
+    expect(second.get_by_text(re.compile(r"PGD 8/255, 3 steps of 2/255.*judged at T = 0.00")).first).to_be_visible()
     assert {label: metric(second, label) for label in shown} == shown
     assert problems == [] and second_problems == []
 
@@ -188,21 +94,97 @@ def test_engineer_weighs_accuracy_against_cost(browser: Browser, server: str) ->
     assert problems == []
 
 
-@pytest.mark.parametrize(("path", "number"), [("", "Fooled"), ("attack_lab", "Fooled"), ("models", "Right")])
-def test_nothing_runs_off_sideways_on_a_phone(browser: Browser, server: str, path: str, number: str) -> None:
-    # Mutant: one fixed-width element wider than 420 pixels.
-    page, _ = visit(browser, f"{server}/{path}", width=420)
-    metric(page, number)
+def test_engineer_asks_what_each_exit_looked_at(browser: Browser, server: str) -> None:
+    """Attribution opened cold by direct link; another method; what to believe; a point that opens its image."""
+    # Mutants: a page that waits for a click; a method that is listed and not made; a point that opens nothing.
+    page, problems = visit(browser, f"{server}/attribution?images=0-5&methods=Saliency")
+    expect(page.get_by_text(re.compile("Least alike before and after"))).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.locator(".st-key-figure-maps-saliency .heatmaplayer image")).to_have_count(21, timeout=PATIENCE_MS)
+    box = page.get_by_role("combobox", name="Methods")
+    box.click()
+    box.fill("Occlusion")
+    box.press("Enter")
+    box.press("Escape")
+    expect(page.locator(".st-key-figure-maps-occlusion .heatmaplayer image")).to_have_count(21, timeout=PATIENCE_MS)
+    assert "Occlusion" in page.url
+    page.get_by_text(re.compile("Measure Saliency of this image")).click()
+    expect(page.get_by_text(re.compile("of what covering squares does untold"))).to_be_visible(timeout=PATIENCE_MS)
+    points = page.locator(".st-key-figure-attribution-population .points path")
+    expect(points).to_have_count(6, timeout=PATIENCE_MS)
     idle(page)
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
+    points.nth(2).click(force=True)
+    opened = page.get_by_text(re.compile("Opened: cifar10/test/"))
+    expect(opened).to_be_visible(timeout=PATIENCE_MS)
+    number = re.search(r"test/(\d+)", opened.inner_text())
+    assert number
+    captions = page.get_by_test_id("stCaptionContainer").filter(has_text=re.compile(rf"cifar10/test/{number[1]}\b"))
+    expect(captions.first).to_be_visible(timeout=PATIENCE_MS)
+    chosen = page.get_by_role("combobox", name="Image", exact=True)
+    expect(chosen).to_have_value(re.compile(rf"^{number[1]} · "))
+
+    second, second_problems = visit(browser, page.url, width=420)
+    expect(second.get_by_role("combobox", name="Image", exact=True)).to_have_value(
+        chosen.input_value(), timeout=PATIENCE_MS
+    )
+    idle(second)
+    assert second.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), "runs off on a phone"
+    assert second_problems == []
+    assert problems == []
 
 
-def test_every_picture_and_chart_says_what_it_shows(browser: Browser, server: str) -> None:
-    # Mutant: an image or chart without alt text.
-    page, _ = visit(browser, f"{server}/attack_lab")
-    metric(page, "Fooled")
-    page.get_by_text("Take it with you").wait_for()
+def test_presenter_tells_the_story_by_keyboard_alone(browser: Browser, server: str) -> None:
+    """Story opened cold by direct link; its five steps by arrow keys; its fine print; the link in a second browser."""
+    # Mutants: a step that no key reaches; a story that needs a click to begin; a link that forgets the step;
+    # a picture or chart without words; a step wider than a phone.
+    page, problems = visit(browser, f"{server}/story")
+    told = page.get_by_role("heading", level=1)
+    expect(told).to_have_text(re.compile("An easy picture"), timeout=STORY_MS)
+    expect(page.locator(".js-plotly-plot")).to_have_count(1)
+    titles = ("An easy picture", "Now a little noise", "The early answer is wrong", r"\d+ of \d+", "help|harder")
+    for title in titles[1:]:
+        idle(page)
+        page.keyboard.press("ArrowRight")
+        expect(told).to_have_text(re.compile(title), timeout=STORY_MS)
+        assert page.get_by_role("img").count() >= 1
+    expect(page.get_by_text(re.compile(r"sure instead of 0.90")).first).to_be_visible(timeout=STORY_MS)
     idle(page)
-    missing = page.locator("[data-testid=stImage] img:not([alt]), [data-testid=stImage] img[alt='']")
-    assert page.locator("[data-testid=stImage] img").count() >= 23
-    assert missing.count() == 0
+    expect(page.get_by_role("button", name="Next")).to_be_disabled()
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        if page.evaluate(
+            "document.activeElement.matches('summary') && document.activeElement.innerText.includes('picked')"
+        ):
+            break
+    page.keyboard.press("Enter")
+    expect(
+        page.get_by_text(re.compile(r"Of 20 pictures attacked on this machine, \d+ tell this story"))
+    ).to_be_visible()
+    link = page.url
+    assert "scene=5+What+helps" in link
+    second, second_problems = visit(browser, link, width=420)
+    expect(second.get_by_role("heading", level=1)).to_have_text(told.inner_text(), timeout=STORY_MS)
+    for title in reversed(titles):
+        expect(second.get_by_role("heading", level=1)).to_have_text(re.compile(title), timeout=STORY_MS)
+        settled(second)  # keys are heard a moment after the words are there
+        assert second.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
+        missing = second.locator("[data-testid=stImage] img:not([alt]), [data-testid=stImage] img[alt='']")
+        assert missing.count() == 0
+        second.keyboard.press("ArrowLeft")
+    assert problems == [] and second_problems == []
+
+
+def test_a_filter_redraws_the_tiles_and_a_tile_or_surprise_the_whole_page(server: str, browser: Browser) -> None:
+    # Mutants: a fragment that keeps what was picked to itself; one that never asks for the page.
+    page, problems = visit(browser, f"{server}/attack_lab")
+    settled(page)
+    picked = page.get_by_role("textbox", name="Picked images, by official index")
+    page.get_by_text("8 cat").click()
+    expect(picked).to_have_value("0-8")
+    expect(page.get_by_text("controls have changed")).to_be_visible()
+    pick(page, "Class", "ship")
+    expect(page.get_by_text("20 of 20 images match")).to_be_hidden()
+    expect(picked).to_have_value("0-8")
+    page.get_by_role("button", name="Surprise me").click()
+    expect(picked).to_have_value("1-2,15,18")  # all the ships there are
+    expect(page.get_by_text("cifar10:samples:1-2,15,18 · n = 4").first).to_be_visible()
+    assert problems == []

@@ -9,15 +9,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pandas as pd
 import pytest
 import torch
+import typer
 from safetensors import safe_open
 from toys import TOY_CLASSES, answered_image_set, toy_card, toy_model, write_hub_parquet
 
-from core.__main__ import main
+from core.__main__ import app, main
+from core.attacks.checks import CODES
 from core.attacks.run import apply_perturbations
-from core.attacks.spec import AttackSpec, early, fgsm, mi_fgsm, pgd
+from core.attacks.spec import (
+    AttackSpec,
+    CorruptionAttack,
+    PublishedEarlyAttack,
+    SlowdownAttack,
+    UniversalAttack,
+    WorstCaseAttack,
+    early,
+    fgsm,
+    l2_attack,
+    mi_fgsm,
+    pgd,
+)
 from core.card_text import cards_markdown
 from core.checkpoints import CARD_FILE, FOLDER_VARIABLE, load_card, load_model, pack_weights, save_model
 from core.data import DATA_ROOT_VARIABLE, open_image_set
@@ -180,6 +195,8 @@ def test_attack_writes_tables_that_fit_their_schemas_and_the_summary_it_prints(c
     outcome = command(*attack_words(out, "--attack", "fgsm"))
     assert outcome.status == 0
     assert json.loads((out / "summary.json").read_text()) == json.loads(outcome.out)
+    assert {note["code"] for note in json.loads(outcome.out)["notes"]} <= set(CODES)
+    assert "notes" not in json.loads(command(*attack_words(out, "--attack", "fgsm", "--no-checks")).out)
     assert {file.name for file in out.iterdir()} == {
         "perturbations.safetensors",
         "decisions.parquet",
@@ -193,6 +210,14 @@ def test_attack_writes_tables_that_fit_their_schemas_and_the_summary_it_prints(c
         (STEPS, f"steps-{EARLY}", 12 * 3 * 2),
     ):
         assert len(schema.check(pd.read_parquet(out / f"{name}.parquet"))) == num_rows
+
+
+def test_attack_prints_every_note_with_its_code_and_where_it_is_explained(command: Command, project: Path) -> None:
+    # Mutant: notes that only JSON shows.
+    words = [*attack_words(project / "out", "--objective", "final", "--epsilon", "0.4", "--step-size", "0.1")]
+    words.remove("--json")
+    said = command(*words).out
+    assert "note saturated: The attack succeeds on" in said and "See docs/checks.md." in said
 
 
 def test_summary_of_an_attack_with_nothing_to_attack_is_still_json(command: Command, project: Path) -> None:
@@ -221,6 +246,20 @@ SPECS = [
     pgd(1 / 3 / 255, step_size=1e-6),
     early(2 / 255),
     early(1 / 3 / 255, exit_index=1, num_steps=7, num_tries=5, decay=0.0),
+    early(goal_class=2),
+    pgd(objective="max-average"),
+    l2_attack("pgd", 1 / 3, random_start=True, goal_class=1),
+    l2_attack("fgsm", 2.5),
+    l2_attack("mi-fgsm", num_steps=3, decay=0.5),
+    PublishedEarlyAttack(alpha=1 / 3, num_steps=5),
+    PublishedEarlyAttack(start="image", epsilon=8 / 255, loss="logits", seed=3),
+    SlowdownAttack(),
+    SlowdownAttack(epsilon=4 / 255, loss="confidence", random_start=False, num_steps=7),
+    UniversalAttack(objective="slowdown", fitted_on="toy:validation:36-39"),
+    UniversalAttack(objective="exit", exit_index=1, goal_class=2, fitted_on="toy:validation:36-39"),
+    WorstCaseAttack(num_restarts=3, goal_class=1, seed=5),
+    CorruptionAttack(name="jpeg", severity=5),
+    CorruptionAttack(seed=9),
 ]
 
 
@@ -229,7 +268,7 @@ def test_printed_command_asks_for_the_very_same_experiment(
     attack: AttackSpec, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Mutant: any field left out of the command, or numbers cut to a few digits.
-    policy = ExitPolicy(0.123456789, "most_confident") if attack.decay else ExitPolicy(0.9)
+    policy = ExitPolicy(0.123456789, "most_confident") if attack.depends_on_policy else ExitPolicy(0.9)
     spec = ExperimentSpec("toy:test:0, 3-5", (EARLY,), (EARLY,), attack, policy)
     asked: list[ExperimentSpec] = []
 
@@ -251,11 +290,27 @@ def test_static_model_takes_the_attack_that_an_early_exit_model_would(command: C
     assert summary["spec"]["objective"] == "final" and summary["success_rule"] == "misclassified_final"
 
 
-def test_early_attack_takes_no_option_that_it_does_not_know(command: Command, project: Path) -> None:
+@pytest.mark.parametrize(
+    ("attack", "option"),
+    [
+        ("early", "--random-start"),
+        ("early", "--stop-when-fooled"),
+        ("early", "--objective mean"),
+        ("early", "--norm l2"),
+        ("pgd", "--tries 2"),
+        ("pgd", "--severity 2"),
+        ("early-published", "--goal-class 1"),
+        ("slowdown", "--objective final"),
+        ("worst-case", "--random-start"),
+        ("jpeg", "--epsilon 2/255"),
+    ],
+)
+def test_an_attack_takes_no_option_that_it_does_not_know(
+    attack: str, option: str, command: Command, project: Path
+) -> None:
     # Mutant: an option dropped without a word, so that something else is measured than was asked.
-    for option in (["--goal-class", "1"], ["--random-start"], ["--stop-when-fooled"], ["--objective", "mean"]):
-        assert "leave out" in command(*attack_words(project / "out", "--attack", "early", *option)).err
-    assert "leave out --tries" in command(*attack_words(project / "out", "--tries", "2")).err
+    outcome = command(*attack_words(project / "out", "--attack", attack, *option.split()))
+    assert outcome.status == 2 and (option.split()[0] in outcome.err or "norm" in outcome.err)
 
 
 # Errors
@@ -279,6 +334,28 @@ def test_early_attack_takes_no_option_that_it_does_not_know(command: Command, pr
         (["--objective", "exit-0"], "exit-0"),
         (["--objective", "exit-²"], "exit-²"),
         (["--objective", "exit-9"], "exit 9"),
+        (["--objective", "exit"], "exit-1"),
+        (["--objective", "exit", "--attack", "early"], "exit-1"),
+        (["--objective", "exit-3", "--attack", "early"], "exit 3"),
+        (["--objective", "exit-2", "--model", STATIC], "exit 2"),
+        (["--attack", "early", "--model", STATIC], "static"),
+        (["--attack", "early-published", "--model", STATIC], "static"),
+        (["--attack", "slowdown", "--model", STATIC], "static"),
+        (["--attack", "universal", "--objective", "slowdown", "--model", STATIC], "static"),
+        (["--attack", "universal", "--fitted-on", "toy:test:0-3"], "toy:test:0-3"),
+        (["--attack", "universal", "--fitted-on", "toy:validation:0-3"], "toy"),
+        (["--norm", "l2", "--epsilon", "101"], "epsilon"),
+        (["--norm", "L2"], "l2"),
+        (["--attack", "jpeg", "--severity", "6"], "severity"),
+        (["--attack", "worst-case", "--restarts", "0"], "num_restarts"),
+        (["--attack", "worst-case", "--goal-class", "4"], "class 4"),
+        (["--attack", "early", "--tries", "0"], "num_tries"),
+        (["--attack", "mi-fgsm", "--decay", "nan"], "decay"),
+        (["--attack", "early-published", "--alpha", "nan"], "alpha"),
+        (["--random-start", "--seed", "-1"], "seed"),
+        (["--threshold", "nan"], "threshold"),
+        (["--images", "toy:test:"], "selection"),
+        (["--images", "toy:test:3,3"], "twice"),
         (["--attack", "cw"], "cw"),
         (["--goal-class", "4"], "class 4"),
         (["--threshold", "2"], "threshold"),
@@ -328,3 +405,35 @@ def test_program_itself_ends_with_status_2_and_no_traceback(tmp_path: Path) -> N
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and "nobody" in done.stderr and "Traceback" not in done.stderr
+
+
+def commands_below(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, by its words."""
+    if not getattr(command, "commands", None):
+        yield name, command
+    for word, below in getattr(command, "commands", {}).items():
+        yield from commands_below(below, f"{name} {word}".strip())
+
+
+COMPUTE_NOTHING = {"models", "data fetch", "study list", "study claims", "study report", "study ship", "bench app"}
+
+
+def test_every_command_that_computes_can_be_told_where() -> None:
+    # Mutant: a command that takes a GPU although it was told not to, or one added without the option.
+    found = dict(commands_below(typer.main.get_command(app), ""))
+    assert {"attack", "train", "verify", "white-box", "import-model", "study run", "bench attacks"} <= set(found)
+    without = {name for name, each in found.items() if "--device" not in str([each_.opts for each_ in each.params])}
+    assert without == COMPUTE_NOTHING
+
+
+@pytest.mark.parametrize(
+    "words", [["verify", EARLY, "--json"], ["white-box", "--model", EARLY, "--images", "toy:test"]]
+)
+@pytest.mark.parametrize(("device", "named"), [("gpu", "Unknown device 'gpu'"), ("cuda:7", "no device cuda:7")])
+def test_a_device_that_is_not_here_is_one_line(
+    words: list[str], device: str, named: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutant: a wish that is not heard, or a fall back that nobody is told of.
+    monkeypatch.setenv("EXITLENS_DEVICE", "")
+    outcome = command(*words, "--device", device)
+    assert outcome.status == 2 and named in outcome.err and outcome.err.count("\n") == 1

@@ -331,6 +331,31 @@ def test_training_file_without_validation_images_is_refused(tmp_path: Path) -> N
     assert str(file) in str(raised.value)
 
 
+@pytest.mark.usefixtures("toy_registry")
+def test_training_file_in_the_order_of_classes_is_read_across_them(tmp_path: Path) -> None:
+    # Mutant: rows counted as they stand, and validation, their end, is of the last class alone.
+    count, per_class = TOY_DATASET.num_train, TOY_DATASET.num_train // len(TOY_CLASSES)
+    images, labels = pictures(count), [row // per_class for row in range(count)]
+    write_hub_parquet(tmp_path / "toy" / "train.parquet", images, labels)
+    validation = open_image_set("toy:validation", tmp_path)
+    assert validation.labels.tolist() == list(range(len(TOY_CLASSES))) * 2
+    # The ninth image of the second class, in row 18, has the index 8 x 4 + 1.
+    assert validation.indices[1] == 33 and validation.images[1, 0, 0, 0] == 18
+    train = open_image_set("toy:train", tmp_path)
+    assert not set(train.indices.tolist()) & set(validation.indices.tolist())
+    assert len(train) + len(validation) == count
+
+
+@pytest.mark.usefixtures("toy_registry")
+def test_validation_that_would_lack_classes_is_refused(tmp_path: Path) -> None:
+    # Mutant: paths believed, though they count class by class.
+    count, per_class = TOY_DATASET.num_train, TOY_DATASET.num_train // len(TOY_CLASSES)
+    labels, paths = [row // per_class for row in range(count)], [f"train_{row}.png" for row in range(count)]
+    write_hub_parquet(tmp_path / "toy" / "train.parquet", pictures(count), labels, paths)
+    with pytest.raises(ExitLensError, match=r"1 of 4 classes.*data fetch toy"):
+        open_image_set("toy:validation", tmp_path)
+
+
 @pytest.mark.data("cifar10:validation")
 def test_cifar10_validation_is_the_last_5000_training_images(cifar10_validation: ImageSet) -> None:
     # Mutant: the first 5,000, or a random tenth. The file's own rows are the oracle: it is in official order.

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 
 from core.figures import theme
-from core.figures.attribution import saliency_figure
+from core.figures.attribution import MapRow, maps_figure
 from core.figures.confidence import confidence_figure
 from core.figures.ladder import ladder_figure
 from core.figures.shift import shift_figure
@@ -165,13 +165,19 @@ LADDER_ROWS = pd.DataFrame(
 )
 
 
+def map_rows(clean: np.ndarray, adversarial: np.ndarray, **fields: object) -> list[MapRow]:
+    """Two rows of maps, each named ``cat``."""
+    words = ["cat"] * len(clean)
+    return [MapRow("clean", clean, words, **fields), MapRow("adversarial", adversarial, words, **fields)]
+
+
 def all_figures() -> list[go.Figure]:
     return [
         confidence_of_four_exits(),
         shift_figure(SHIFTS),
         transfer_figure(TRANSFER_ROWS, LABELS),
         steps_figure(STEP_ROWS, EXITS_AT_STEPS, CLASSES),
-        saliency_figure(np.ones((2, 3, 3)), -np.ones((2, 3, 3))),
+        maps_figure(map_rows(np.ones((2, 3, 3)), -np.ones((2, 3, 3)), framed=1), ["Exit 1", "Final"]),
         ladder_figure(LADDER_ROWS),
     ]
 
@@ -284,7 +290,9 @@ def test_transfer_cells_stand_at_source_and_target_and_say_their_counts() -> Non
     # Mutant: transposed, models in alphabetical order, shares instead of percent, or 0 % for no image.
     figure = transfer_figure(TRANSFER_ROWS, LABELS)
     cells, marks = figure.data
-    assert [list(row) for row in cells.text] == [["3 of 4", "1 of 4"], ["no image", "2 of 2"]]
+    assert [list(row) for row in cells.text] == [["3 of 4", "1 of 4"], ["", "2 of 2"]]
+    (empty,) = figure.layout.annotations  # in a colour of its own: a cell without one is as dark as the page
+    assert (empty.x, empty.y, empty.text, empty.font.color) == (cells.x[0], cells.y[1], "no image", theme.QUIET)
     np.testing.assert_allclose(np.array(cells.z, dtype=float), [[75, 25], [np.nan, 100]])
     for axis in (cells.x, cells.y):
         assert [name.replace("<br>", " ") for name in axis] == ["● ResNet-56 early-exit", "■ ResNet-56 static"]
@@ -305,25 +313,65 @@ def test_steps_show_the_true_class_at_every_exit_and_the_exit_taken_at_every_ste
     assert (list(line.x), list(line.y)) == ([0, 1, 2], ["Final", "Exit 1", "Exit 1"])
 
 
-def test_saliency_maps_share_one_scale_that_is_symmetric_about_nought() -> None:
-    # Mutant: a scale per map or per row, or one from the lowest to the highest value.
+def test_maps_share_one_scale_that_is_symmetric_about_nought() -> None:
+    # Mutant: a scale per map or per row, one from the lowest to the highest value, or one that a difference stretches.
     clean = np.linspace(-1, 3, 18).reshape(2, 3, 3)
-    figure = saliency_figure(clean, -4 * clean)
+    rows = map_rows(clean, -4 * clean)
+    figure = maps_figure([*rows, MapRow("difference", -50 * clean, ["", ""])], ["Exit 1", "Final"])
     axis = figure.layout.coloraxis
     assert axis.cmin == -axis.cmax
     assert 4 * 2.5 < axis.cmax <= 4 * 3
     assert {trace.coloraxis for trace in figure.data} == {"coloraxis"}
-    maps = [*clean, *(-4 * clean)]
-    for trace, values in itertools.zip_longest(figure.data, maps):
-        np.testing.assert_array_equal(np.array(trace.z)[::-1], values)  # drawn upwards: the top row comes last
+    for trace, values in itertools.zip_longest(figure.data, [*clean, *(-4 * clean), *(-50 * clean)]):
+        np.testing.assert_allclose(np.array(trace.z), values, rtol=1e-6)
+        assert figure.layout[f"yaxis{trace.yaxis[1:]}"].range == (2.5, -0.5)  # the top row on top
     titles = [note.text for note in figure.layout.annotations]
-    assert titles == ["Exit 1", "Final", "clean", "adversarial"]
+    assert [title for title in titles if title != "cat"] == [
+        "clean", "Exit 1", "Final", "adversarial", "difference", "", "",
+    ]  # fmt: skip
+    assert titles.count("cat") == 4
 
 
-def test_saliency_of_nought_has_a_scale_all_the_same() -> None:
+def test_each_exit_may_have_a_scale_of_its_own_that_both_states_share() -> None:
+    # Mutant: the scale of the row, or of another exit.
+    clean = np.stack([np.full((3, 3), 0.1), np.full((3, 3), 5.0)])
+    figure = maps_figure(map_rows(clean, -2 * clean), ["Exit 1", "Final"], own_scales=True)
+    assert (figure.layout.coloraxis.cmax, figure.layout.coloraxis2.cmax) == (pytest.approx(0.2), pytest.approx(10))
+    assert [trace.coloraxis for trace in figure.data] == ["coloraxis", "coloraxis2"] * 2
+    assert not figure.layout.coloraxis2.showscale
+
+
+def test_maps_of_nought_have_a_scale_all_the_same() -> None:
     # Mutant: ``or 1.0`` dropped: a scale from 0 to 0.
-    axis = saliency_figure(np.zeros((1, 2, 2)), np.zeros((1, 2, 2))).layout.coloraxis
+    axis = maps_figure(map_rows(np.zeros((1, 2, 2)), np.zeros((1, 2, 2))), ["Final"]).layout.coloraxis
     assert (axis.cmin, axis.cmax) == (-1, 1)
+
+
+def test_exit_that_answers_is_framed_in_the_colour_of_its_state() -> None:
+    # Mutant: both frames in one colour, or around the map beside.
+    maps = np.ones((3, 4, 5))
+    rows = [MapRow("clean", maps, [""] * 3, framed=2), MapRow("adversarial", maps, [""] * 3, framed=0)]
+    clean, adversarial = maps_figure(rows, ["Exit 1", "Exit 2", "Final"]).layout.shapes
+    assert (clean.xref, clean.line.color) == ("x3", theme.CLEAN)
+    assert (adversarial.xref, adversarial.line.color) == ("x4", theme.ADVERSARIAL)
+    assert (clean.x0, clean.x1, clean.y0, clean.y1) == (-0.5, 4.5, -0.5, 3.5)
+
+
+def test_a_map_that_failed_is_a_word_and_no_picture() -> None:
+    # Mutant: an even map where there is none.
+    rows = map_rows(np.ones((2, 3, 3)), np.ones((2, 3, 3)), problems=["", "Final has no map: why."])
+    figure = maps_figure(rows, ["Exit 1", "Final"])
+    assert [trace.xaxis for trace in figure.data] == ["x", "x3"]
+    assert [note.text for note in figure.layout.annotations].count("no map") == 2
+
+
+def test_maps_lie_over_the_grey_picture_and_let_it_through_at_nought() -> None:
+    # Mutant: pictures above the maps, or a scale that hides them.
+    picture = np.zeros((3, 3, 3), dtype=np.uint8)
+    figure = maps_figure(map_rows(np.ones((1, 3, 3)), np.ones((1, 3, 3)), picture=picture), ["Final"])
+    assert [trace.type for trace in figure.data] == ["image", "heatmap"] * 2
+    middle = [colour for place, colour in figure.layout.coloraxis.colorscale if place == 0.5]
+    assert middle and all(colour.endswith(",0)") for colour in middle)
 
 
 def test_ladder_draws_percent_within_each_radius_with_its_interval() -> None:
@@ -332,4 +380,4 @@ def test_ladder_draws_percent_within_each_radius_with_its_interval() -> None:
     assert list(line.x) == ["1/255", "8/255"] and list(line.y) == [25, 100]
     assert line.error_y.arrayminus[0] == pytest.approx(25 - 100 * rate(1, 4).low)
     assert line.error_y.array[1] == pytest.approx(0)
-    assert list(line.customdata) == ["1 of 4", "4 of 4"]
+    assert [list(told) for told in line.customdata] == [[0, "1 of 4"], [1, "4 of 4"]]

@@ -1,23 +1,17 @@
 """The gallery: opened cold, filtered, one example opened, its links, damage and absence, and ten thousand examples."""
 
-import hashlib
-import json
-import shutil
 import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-from pydantic import TypeAdapter
 from streamlit.testing.v1 import AppTest
 
+from benchmarks.many_kept import NUM_EXAMPLES, keep_many, rewrite, write_as
 from core import checkpoints, kept
 from core.attacks.spec import LinfAttack, fgsm, pgd
 from core.data import open_image_set
-from core.examples import short_hash
 from core.exits import ExitPolicy
 from core.experiment import Experiment, ExperimentSpec, run_experiment
 from core.gallery import KeptFilter, filter_examples, sort_examples
@@ -128,7 +122,9 @@ def test_one_click_opens_an_example_with_everything_about_it(runs: list[KeptRun]
     verdicts = next(table.value for table in test.dataframe if "verdict" in table.value)
     assert len(verdicts) == 1 and f"{row.adversarial_confidence:.2f}" in verdicts.adversarial[0]
     assert f"cifar10:samples:{image_id.rsplit('/', 1)[-1]} " in test.code[0].value
-    assert {element.proto.label for element in test.get("download_button")} >= {"CSV", "Parquet"}
+    test.session_state["behind-kept-confidence"] = True
+    test.run()
+    assert {element.proto.label for element in test.get("download_button")} >= {"CSV", "Parquet", "HTML"}
     assert any(".npy" in element.proto.label for element in test.get("download_button"))
 
 
@@ -259,62 +255,17 @@ def test_the_lab_keeps_a_run_and_says_how_much(folder: Path) -> None:
 # Ten thousand
 
 
-def rewrite(place: Path, change) -> None:
-    """Changes a run's table of examples and the digest that vouches for it."""
-    path = place / "examples.parquet"
-    change(pd.read_parquet(path)).to_parquet(path, index=False)
-    described = json.loads((place / "run.json").read_text(encoding="utf-8"))
-    described["files"]["examples.parquet"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (place / "run.json").write_text(json.dumps(described), encoding="utf-8")
-
-
-def write_as(folder: Path, original: KeptRun, run: KeptRun, change) -> KeptRun:
-    """A copy of a kept run under the key of another spec or other weights."""
-    key = kept.run_key(run.spec, {model.name: model.weights_sha256 for model in run.models})
-    run = replace(run, key=key)
-    shutil.copytree(folder / original.key, folder / key)
-    (folder / key / "run.json").write_bytes(TypeAdapter(KeptRun).dump_json(run))
-    rewrite(
-        folder / key, lambda rows: change(rows.assign(run=key, example=[short_hash([key, i]) for i in rows.image_id]))
-    )
-    return run
-
-
-NUM_MANY, NUM_PER_RUN = 10_000, 250
-
-
 @pytest.fixture
 def many(folder: Path) -> Path:
-    """Ten thousand examples: forty runs of 250 rows, as different as attacks differ."""
-    original = kept.keep(made(fgsm()), models(), folder)
-    generator = np.random.default_rng(0)
-    for number in range(NUM_MANY // NUM_PER_RUN):
-        attack = pgd((1 + number % 8) / 255, num_steps=1 + number)
-        # Six with their pictures, which are drawn; the others' are not here.
-        others = range(NUM_PER_RUN * (number + 1), NUM_PER_RUN * (number + 2) - len(original.image_ids))
-        ids = original.image_ids + tuple(f"cifar10/test/{index}" for index in others)
-        run = replace(original, spec=replace(original.spec, attack=attack), image_ids=ids)
-
-        def grown(rows: pd.DataFrame, ids: tuple[str, ...] = ids, attack: LinfAttack = attack) -> pd.DataFrame:
-            drawn = np.resize(np.arange(len(rows)), NUM_PER_RUN)
-            return rows.iloc[drawn].assign(
-                image_id=list(ids),
-                example=[short_hash([name, attack.label]) for name in ids],
-                attack=attack.label,
-                attack_name="pgd",
-                epsilon=attack.epsilon,
-                exit_shift=generator.integers(-6, 7, NUM_PER_RUN),
-            )
-
-        write_as(folder, original, run, grown)
-    kept.remove(original.key, folder)
+    """Ten thousand examples."""
+    keep_many(folder, MODEL)
     return folder
 
 
 def test_ten_thousand_examples_filter_within_a_second(many: Path) -> None:
     # Mutants: a filter by rows instead of columns; files read again at every filter; all tiles or rows sent at once.
     examples = kept.read_kept(many).examples.assign(is_here=False)
-    assert len(examples) == NUM_MANY
+    assert len(examples) == NUM_EXAMPLES
     started = time.perf_counter()
     for shift in ("earlier", "same", "later"):
         wanted = KeptFilter(shift=shift, epsilon=4 / 255, class_name="ship")

@@ -18,7 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from toys import TOY_CLASSES, answered_image_set, toy_card, toy_image_set, toy_images, toy_model, write_hub_parquet
 
 from core.__main__ import main
-from core.attribution import saliency_maps
+from core.attribution import attribute
+from core.attribution_spec import METHODS, AttributionSpec
+from core.belief import measure_belief
 from core.checkpoints import (
     CARD_FILE,
     FOLDER_VARIABLE,
@@ -340,18 +342,57 @@ def test_classes_in_another_order_are_put_into_the_official_one(project: Path) -
     assert card.class_names == TOY_CLASSES
 
 
-def test_saliency_of_an_import_is_the_originals_and_leaves_it_alone(project: Path) -> None:
-    # Mutant: pieces that a deep copy still shares with the loaded model, or a column of other images.
+KINDS = [
+    ("Base", LAYERS, 3),
+    ("Staged", {}, 3),
+    ("Joined", COSTS, 3),
+    ("One", {"exit_layers": ["blocks.3"]}, 1),
+    ("One", {}, 1),
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("factory", "card", "num_exits"), KINDS)
+def test_maps_of_an_import_are_the_originals_or_there_is_a_reason(factory, card, num_exits, method, project) -> None:
+    # Mutant: pieces that a deep copy still shares with the loaded model, a column of other images, ReLUs of the pieces
+    # passed over, or the pixels taken for the layer that feeds an exit.
+    imported(project, factory, num_exits=num_exits, **card)
+    model, images = load_model("mine")[0], toy_images(2, dtype=torch.float32)
+    spec = AttributionSpec(method=method, num_steps=4, num_samples=2, explained="chosen", class_index=1)
+    if "grad_cam" in method and (factory == "Joined" or (num_exits == 1 and not card)):
+        with pytest.raises(ExitLensError, match=r"Nothing says which layers .* import the model with exit_layers"):
+            attribute(model, images, spec)
+        return
+    made, expected = attribute(model, images, spec), attribute(original(num_exits), images, spec)
+    torch.testing.assert_close(made.values, expected.values, rtol=1e-3, atol=1e-5)
+    assert made.values.any()
+    check_same_model(model, original(num_exits))
+
+
+def test_private_copy_of_an_import_owns_its_pieces(project: Path) -> None:
+    # Mutant: pieces that a deep copy still shares with the loaded model.
     imported(project, **LAYERS)
     model, images = load_model("mine")[0], toy_images(2, dtype=torch.float32)
-    classes = torch.tensor([[0, 1, 2], [3, 2, 1]])
-    torch.testing.assert_close(
-        saliency_maps(model, images, classes), saliency_maps(original(), images, classes), rtol=1e-4, atol=1e-5
-    )
     private = copy.deepcopy(model)
     private.network.stem[0].weight.zero_()
     check_same_model(model, original())
     assert not torch.allclose(private.run_until(images, 0), model.run_until(images, 0))
+
+
+@pytest.mark.parametrize(("factory", "card", "num_exits"), KINDS)
+def test_belief_in_the_maps_of_an_import(factory, card, num_exits, project: Path) -> None:
+    # Mutant: classifiers looked for by this project's names of modules.
+    imported(project, factory, num_exits=num_exits, **card)
+    model, images = load_model("mine")[0], toy_images(2, dtype=torch.float32)
+    measured = measure_belief(model, images, attribute(model, images, AttributionSpec()))
+    reference = original(num_exits)
+    expected = measure_belief(reference, images, attribute(reference, images, AttributionSpec()))
+    for field in ("infidelity", "sensitivity"):
+        torch.testing.assert_close(getattr(measured, field), getattr(expected, field), rtol=1e-2, atol=1e-3)
+    assert torch.isfinite(measured.all_redrawn).all()
+    # Where nothing says which layers feed the exits, their classifiers are not known either.
+    is_known = factory != "Joined" and num_exits > 1
+    assert torch.isfinite(measured.classifier_redrawn).all() == is_known
 
 
 def test_imports_of_one_label_are_twins_of_each_other_and_of_no_model_of_the_project(project: Path) -> None:
@@ -676,8 +717,9 @@ def test_documented_example_imports_a_torchvision_network(documented: str, comma
     (row,) = json.loads(command("verify", "--json")[1])["models"]
     assert row["agrees"] and row["image_set"] == "cifar10:samples"
     samples = open_image_set("cifar10:samples")
-    maps = saliency_maps(model, samples.pixels()[:2], torch.zeros(2, 3, dtype=torch.long))
-    assert all(maps[:, exit_index].abs().sum() > 0 for exit_index in range(3))
+    for method in METHODS:
+        spec = AttributionSpec(method=method, num_steps=2, num_samples=2, stride=4)
+        assert attribute(model, samples.pixels()[:1], spec).values.flatten(2).any(dim=2).all() or "grad_cam" in method
 
 
 def test_docs_name_every_field_of_the_card_file() -> None:

@@ -1,7 +1,12 @@
 """Background jobs: shared by spec, queued up to a limit, cancelled, repeated and forgotten."""
 
+import gc
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +18,7 @@ from core.experiment import ExperimentSpec
 from ui import jobs
 from ui.jobs import Job, JobBoard
 
+ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 20
 PROGRESS = AttackProgress(step=1, num_steps=2, num_done=0, num_images=3, share=0.5, seconds=0.1)
 
@@ -176,3 +182,44 @@ def test_results_asked_for_longest_ago_are_dropped_first(
         job = board.find(spec(number))
         assert job is not None and job.result() == number
     assert board.find(spec(4)) is running and board.find(spec(5)) is waiting
+
+
+QUIT_MID_RUN = """
+import time
+from core.errors import Cancelled
+from ui.jobs import JobBoard
+
+def long_work(on_progress, cancel):
+    for _ in range(600):
+        time.sleep(0.1)
+        if cancel.is_set():
+            print("ended", flush=True)
+            raise Cancelled
+
+board = JobBoard()
+first = board.start(1, long_work)
+board.start(2, long_work)
+time.sleep(0.3)
+"""
+
+
+def test_process_that_quits_mid_run_waits_for_no_job() -> None:
+    # Mutants: a pool that first does whatever is queued, so that Ctrl-C seems to hang; work cut off unasked.
+    run = subprocess.run([sys.executable, "-c", QUIT_MID_RUN], cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "ended\n", "")
+
+
+def test_board_that_nobody_has_any_more_takes_its_worker_along() -> None:
+    # Mutant: a worker that holds its board, and so its results, for ever.
+    def workers() -> int:
+        return sum(thread.name == "jobs" for thread in threading.enumerate())
+
+    before, board = workers(), JobBoard()
+    assert ended(board.start(spec(1), returns(1))).result() == 1 and workers() == before + 1
+    del board
+    gc.collect()
+    for _ in range(100):
+        if workers() == before:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the worker still waits")

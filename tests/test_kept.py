@@ -1,5 +1,7 @@
 """Runs kept on disk: what is written comes back, twice is once, damage is named, examples are checked again."""
 
+import hashlib
+import json
 import os
 import shutil
 import threading
@@ -395,3 +397,17 @@ def test_kept_table_fits_its_schema() -> None:
     # Mutant: a column dropped, or one more.
     assert list(table().columns) == list(KEPT.columns)
     assert not table().isna().any().any()
+
+
+def test_a_run_from_before_a_success_rule_is_read_with_that_rule_unfulfilled(tmp_path: Path) -> None:
+    # Mutant: such a run called damaged, though nothing in it is.
+    run = kept.keep(experiment(), models(), tmp_path)
+    file, description = tmp_path / run.key / kept.EXAMPLES_FILE, tmp_path / run.key / kept.RUN_FILE
+    old = pd.read_parquet(file).drop(columns="goal_taken_final_kept")
+    old.to_parquet(file, index=False)
+    described = json.loads(description.read_text())
+    described["files"][kept.EXAMPLES_FILE] = hashlib.sha256(file.read_bytes()).hexdigest()
+    description.write_text(json.dumps(described))
+    read = kept.read_kept(tmp_path)
+    assert not read.problems and not read.examples.goal_taken_final_kept.any()
+    assert len(read.examples) == len(old)

@@ -1,6 +1,7 @@
 """The epsilon ladder on a linear model, whose smallest radius is known in closed form."""
 
 import threading
+from math import nan
 
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ from core.attacks.spec import fgsm, pgd
 from core.attacks.success import SUCCESS_RULES
 from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy
-from core.ladder import EPSILONS, climb_ladder, ladder_steps
+from core.ladder import EPSILONS, climb_ladder, ladder_steps, median_epsilon
 
 POLICY = ExitPolicy(0.6)
 
@@ -102,3 +103,20 @@ def test_ladder_is_cancelled_at_its_next_step_and_its_progress_never_falls() -> 
     with pytest.raises(Cancelled):
         climbed(model, images, labels, on_progress=stop, cancel=token)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("smallest", "median"),
+    [
+        ([1, 2, 4], 2),
+        ([1, 2, 4, 8], 2),  # half fall within 2; between 2 and 4 nothing was tried
+        ([1, 1, nan, nan], 1),
+        ([1, nan, nan], nan),  # mutant: the median of those that fell
+        ([], nan),
+    ],
+)
+def test_median_counts_images_that_hold_and_is_a_radius_that_was_tried(smallest: list[float], median: float) -> None:
+    ladder = pd.DataFrame(
+        {"smallest_epsilon": [*smallest, 0.5, 0.5], "attackable": [*[True] * len(smallest), *[False] * 2]}
+    )
+    assert median_epsilon(ladder) == pytest.approx(median, nan_ok=True)

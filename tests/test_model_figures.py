@@ -53,6 +53,8 @@ RELIABILITY = pd.DataFrame(
     {
         "exit_index": 0,
         "among": [AMONG[0], AMONG[0], AMONG[1]],
+        "bin_low": [7 / 15, 13 / 15, 13 / 15],
+        "bin_high": [8 / 15, 14 / 15, 14 / 15],
         "mean_confidence": [0.5, 0.9, 0.9],
         **rates((1, 2), (3, 4), (1, 3)),
     }

@@ -12,6 +12,7 @@ from core.errors import ExitLensError
 from core.models import ARCHITECTURES, build_model
 from core.models.classifiers import ExitClassifier
 from core.models.costs import backbone_fractions, exit_costs, multiply_adds, static_fraction, subset_costs
+from core.models.mobilenet import StridedDepthwise
 
 ALL_ARCHITECTURES = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
@@ -311,3 +312,16 @@ def test_toy_model_is_drawn_from_its_seed_and_leaves_the_global_one_alone() -> N
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(parameter.requires_grad for parameter in toy_model().parameters())
+
+
+def test_mobilenet_in_training_computes_what_it_computes_in_evaluation() -> None:
+    # Mutant: keep the pixels 1::2 instead of ::2, or forget the padding.
+    torch.manual_seed(0)
+    model = build_model("mobilenet", "cifar10").double()
+    strided = [module for module in model.modules() if isinstance(module, StridedDepthwise)]
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    expected = model(images)
+    for module in strided:  # batch norm stays in evaluation
+        module.training = True
+    assert len(strided) == 4
+    torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-12)

@@ -174,7 +174,7 @@ def test_wall_clock_is_measured_on_a_click_and_says_when_it_is_out_of_date(zoo: 
     assert "Time, one by one" not in metrics(test)
     test.button(key="time").click().run()
     finished(test, lambda page: "Time, one by one" in metrics(page))
-    assert "over 5 repeats" in words(test) and f"{torch.get_num_threads()} threads" in words(test)
+    assert "over 5 repeats" in words(test) and f"{torch.get_num_threads()} thread" in words(test)
     assert "Time, batch of 20" in metrics(test) and "measure again" not in words(test)
     test.slider(key="threshold").set_value(0.4).run()
     assert "measure again" in words(test) and "T = 0.90 · cpu" in words(test)

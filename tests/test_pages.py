@@ -66,6 +66,21 @@ def test_lab_opened_cold_by_its_link_attacks_the_samples() -> None:
     assert any("cifar10:samples:0-7" in caption.value and "n = 8" in caption.value for caption in test.caption)
 
 
+def has_been_checked(test: AppTest) -> bool:
+    said = [caption.value for caption in test.caption]
+    return any(caption.startswith("Note: ") or caption.endswith("none found.") for caption in said)
+
+
+@pytest.mark.parametrize(("epsilon", "is_saturated"), [("32/255", True), ("0.25/255", False)])
+def test_lab_says_after_a_run_what_the_checks_found(epsilon: str, is_saturated: bool) -> None:
+    # Mutant: checks that are not started, or whose notes nobody sees; a note that is always there.
+    test = finished(opened("attack_lab", attack="PGD" if is_saturated else "FGSM", epsilon=epsilon), has_been_checked)
+    assert not test.exception and not test.error
+    note = "Note: The attack succeeds on"
+    assert any(caption.value.startswith(note) for caption in test.caption) is is_saturated
+    assert any("`saturated` in docs/checks.md" in caption.value for caption in test.caption) is is_saturated
+
+
 def test_threshold_moves_the_numbers_and_starts_no_attack() -> None:
     # Mutant: numbers cached without the policy stay as they are.
     test = finished(opened("attack_lab"), has_metrics)
@@ -184,6 +199,41 @@ def test_runs_of_the_session_come_back_as_chips_and_by_undo() -> None:
     assert not test.exception and not test.error
 
 
+def test_a_run_that_comes_back_leaves_the_numbers_of_other_attacks_alone() -> None:
+    # Mutant: PGD of one step, for FGSM takes one.
+    test = finished(opened("attack_lab", attack="FGSM", images="3"), has_metrics)
+    test.text_input(key="images").set_value("4").run()
+    test.button(key="run").click().run()
+    finished(test, lambda page: any("samples:4 " in each.value for each in page.caption))
+    next(button for button in test.button if button.label == "FGSM 8/255 · samples:3").click().run()
+    for attack in ("pgd", "mi-fgsm"):
+        test.segmented_control(key="attack").set_value(attack).run()
+        assert (test.number_input(key="steps").value, test.number_input(key="step_size").value) == (10, 2.0)
+    assert test.number_input(key="decay").value == 1.0
+
+
+@pytest.mark.skipif(len(list_models()) < 3, reason="there is no other model here than the pair")
+def test_undo_brings_back_to_whom_a_run_was_shown() -> None:
+    # Mutant: a run on the pair brought back as one on every model, which undoes nothing.
+    test = finished(opened("attack_lab", attack="FGSM", images="3"), has_metrics)
+    test.toggle(key="everyone").set_value(True).run()
+    finished(test, lambda page: any(button.label == "Undo" for button in page.button))
+    next(button for button in test.button if button.label == "Undo").click().run()
+    assert not test.toggle(key="everyone").value
+    assert not any(button.label == "Undo" for button in test.button), "nothing is left to undo"
+
+
+@pytest.mark.skipif(len(list_models()) < 3, reason="there is no other model here than the pair")
+def test_a_link_to_a_run_on_every_model_opens_with_that_run() -> None:
+    # Mutant: the run on the pair, under a toggle that says every model.
+    test = finished(opened("attack_lab", attack="FGSM", images="3", everyone="true"), has_metrics)
+    test.run()
+    assert test.toggle(key="everyone").value
+    assert not any("controls have changed" in caption.value for caption in test.caption)
+    chart = next(each for each in test.get("plotly_chart") if each.proto.alt.startswith("Transfer."))
+    assert "all exits" in chart.proto.alt
+
+
 def test_attack_is_replayed_step_by_step() -> None:
     # Mutant: the last step's picture at every step.
     test = finished(opened("attack_lab", images="0"), has_metrics)
@@ -198,6 +248,28 @@ def test_ladder_finds_the_smallest_epsilon_of_each_image() -> None:
     test = finished(opened("attack_lab", images="0-2"), has_metrics)
     assert not any("is enough" in each.value for each in test.markdown)
     test.button(key="climb").click().run()
-    finished(test, lambda page: any("attackable images, **the median" in each.value for each in page.markdown))
+    finished(
+        test, lambda page: any("attackable images, **half or more fall within" in each.value for each in page.markdown)
+    )
     assert any("/255 is enough" in each.value for each in test.markdown)
     assert not test.exception and not test.error
+
+
+def test_a_busy_machine_does_not_leave_the_lab_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutant: only the speed of what ran so far decides, and a slow first run makes the first page wait for a click.
+    monkeypatch.setattr("ui.cache.estimated_seconds", lambda spec: 60.0)
+    assert has_metrics(finished(opened("attack_lab"), has_metrics))
+    monkeypatch.setattr("ui.cache.usual_seconds", lambda spec: 60.0)
+    waiting = opened("attack_lab", epsilon="2/255")
+    assert any("waits for you to run it" in caption.value for caption in waiting.caption)
+
+
+def test_home_says_what_images_are_not_here_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutant: sets that cannot be opened left out, or counted among those that can.
+    monkeypatch.delenv("EXITLENS_DATA", raising=False)
+    monkeypatch.setattr("core.data.DEFAULT_DATA_ROOT", tmp_path / "none")
+    test = opened()
+    why = next(expander for expander in test.expander if "not here" in expander.label)
+    assert why.label.startswith("6 image sets")
+    assert "- cifar10:test needs" in why.markdown[0].value
+    assert "cifar10:samples" not in why.markdown[0].value

@@ -177,13 +177,15 @@ def test_share_out_curves_start_at_nought_and_say_accuracy_beside_them() -> None
 
 
 def test_density_while_generating_has_exits_from_the_top_and_steps_from_the_left() -> None:
-    # Mutant: transposed, counts of another step, or numbers in cells too narrow for them.
-    (heat,) = exits_made_at_figure(MADE_AT).data
+    # Mutant: transposed, counts of another step, numbers in cells too narrow for them, or empty cells to click.
+    heat, marks = exits_made_at_figure(MADE_AT).data
+    assert [list(cell) for cell in marks.customdata] == [[0, 0], [1, 0], [0, 1]]
+    assert marks.hovertext[1] == "step 0, Final: 75 % (3 images)"
     np.testing.assert_allclose(np.array(heat.z), [[25, 100], [75, 0]])
     assert (list(heat.x), list(heat.y), heat.zmin, heat.zmax) == ([0, 1], ["1", "Final"], 0, 100)
     assert [list(row) for row in heat.text] == [["1", "4"], ["3", ""]]
     long = pd.concat([MADE_AT.assign(step=MADE_AT.step + 2 * times) for times in range(50)])
-    (heat,) = exits_made_at_figure(long).data
+    heat, _ = exits_made_at_figure(long).data
     assert heat.texttemplate is None and len(heat.x) == 100
 
 

@@ -61,6 +61,10 @@ EXPECTED = {
         {"first exit broken", "sent on to a wrong final exit"},
         {"wrong at the first exit when clean"},
     ),
+    "goal_taken_final_kept": (
+        {"first exit broken"},
+        {"wrong at the first exit when clean", "wrong at the final exit when clean"},
+    ),
 }
 
 
@@ -88,7 +92,7 @@ def test_every_rule_is_filed_under_its_own_name_and_the_table_here_is_complete()
 @pytest.mark.parametrize("name", EXPECTED)
 def test_each_rule_holds_on_the_images_worked_out_by_hand(name):
     """Mutant: any ``and`` turned into ``or``, adversarial read as clean, ``all`` early exits as ``any``, > as >=."""
-    goal_class = 1 if name == "goal_reached" else None
+    goal_class = 1 if name.startswith("goal_") else None
     succeeded = SUCCESS_RULES[name].succeeded(case_of(list(IMAGES.values()), goal_class=goal_class))
     assert succeeded.dtype == torch.bool
     assert {image for image, holds in zip(IMAGES, succeeded.tolist(), strict=True) if holds} == EXPECTED[name][0]
@@ -97,7 +101,7 @@ def test_each_rule_holds_on_the_images_worked_out_by_hand(name):
 @pytest.mark.parametrize("name", EXPECTED)
 def test_each_rule_leaves_out_only_the_images_it_cannot_attack(name):
     """Mutant: ``_right_when_clean`` and ``_right_at_final_when_clean`` swapped, or a mask that counts everything."""
-    goal_class = 1 if name == "goal_reached" else None
+    goal_class = 1 if name.startswith("goal_") else None
     attackable = SUCCESS_RULES[name].attackable(case_of(list(IMAGES.values()), goal_class=goal_class))
     assert attackable.dtype == torch.bool
     left_out = {image for image, counts in zip(IMAGES, attackable.tolist(), strict=True) if not counts}

@@ -10,9 +10,9 @@ from toys import toy_image_set, toy_model
 from core import timing
 from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy, decide, run_dynamic
-from core.machine import machine_facts
+from core.machine import machine_facts, machine_words
 from core.progress import Progress
-from core.timing import WALL_CLOCK, TimingSpec, spreads, time_dynamic
+from core.timing import EXIT_TIMES, WALL_CLOCK, ExitTimingSpec, TimingSpec, spreads, time_dynamic, time_exits
 
 EARLY = toy_model(num_exits=3, dtype=torch.float32)
 STATIC = toy_model(num_exits=1, dtype=torch.float32)
@@ -117,3 +117,53 @@ def test_what_is_timed_decides_as_the_page_says() -> None:
             run_dynamic(EARLY, IMAGES.pixels(), ExitPolicy(threshold)).costs(EARLY.exit_costs).mean().item()
         )
     assert seen[0.0] == pytest.approx(EARLY.exit_costs[0]) and seen[1.0] > seen[0.0]
+
+
+# One image at each exit
+
+EXITS_SPEC = ExitTimingSpec("toy-early-exit", "abc", "toy:test")
+
+
+def test_an_exit_takes_what_stands_before_it_and_the_first_run_is_not_counted(clock: None) -> None:
+    # Mutants: the time between exits instead of since the start; the warm-up counted; the mean, which one run moves.
+    done = time_exits(EXITS_SPEC, EARLY, IMAGES, num_runs=3)
+    # Four readings a run, squared: 0..3 the warm-up, then 4..7, 8..11 and 12..15.
+    first, second, third = ([(start + k) ** 2 - start**2 for k in (1, 2, 3)] for start in (4, 8, 12))
+    assert EXIT_TIMES.check(done.table)[["seconds", "low", "high"]].values.tolist() == [
+        [second[k], first[k], third[k]] for k in range(3)
+    ]
+    assert done.table.num_runs.tolist() == [3, 3, 3] and done.milliseconds(1) == 1000 * second[1]
+    assert done.machine == machine_facts()
+
+
+def test_each_run_takes_one_image_through_every_stage_once() -> None:
+    # Mutants: a batch instead of one image; every exit from the start again.
+    watched = Watched(EARLY)
+    time_exits(EXITS_SPEC, watched, IMAGES, num_runs=8)
+    assert watched.calls == [("begin", 1)] * 9
+
+
+def test_a_model_that_does_not_stop_early_has_no_times_of_its_exits() -> None:
+    # Mutant: times of exits that spare nothing.
+    whole = Watched(EARLY)
+    whole.stops_early = False
+    with pytest.raises(ExitLensError, match="computes all its exits always"):
+        time_exits(EXITS_SPEC, whole, IMAGES)
+
+
+def test_timing_the_exits_can_be_cancelled_and_says_how_far_it_is() -> None:
+    # Mutant: a token looked at once.
+    seen: list[Progress] = []
+    time_exits(EXITS_SPEC, EARLY, IMAGES, num_runs=3, on_progress=seen.append)
+    assert [progress.share for progress in seen] == [0.25, 0.5, 0.75, 1.0]
+    cancel = threading.Event()
+    with pytest.raises(Cancelled):
+        time_exits(EXITS_SPEC, EARLY, IMAGES, on_progress=lambda progress: cancel.set(), cancel=cancel)
+
+
+def test_machine_words_count_threads_and_cores() -> None:
+    # Mutants: "1 threads"; facts left out.
+    facts = {"instructions": "AVX2", "architecture": "x86_64", "cores": "2", "threads": "1", "omp_wait_policy": ""}
+    assert machine_words(facts) == "cpu, 1 thread on 2 cores, default waiting, x86_64 AVX2"
+    facts |= {"threads": "2", "omp_wait_policy": "PASSIVE"}
+    assert machine_words(facts) == "cpu, 2 threads on 2 cores, passive waiting, x86_64 AVX2"

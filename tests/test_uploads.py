@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -34,11 +35,32 @@ def test_wide_picture_keeps_the_square_in_its_middle() -> None:
     assert (read[2] > 200).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK"])
 def test_every_colour_mode_is_taken(mode: str) -> None:
     # Mutant: an array of (H, W) or of four channels goes on to the model.
     kind = "JPEG" if mode == "CMYK" else "PNG"
     assert read_picture(file_of(Image.new(mode, (40, 40)), kind), "x", 32).shape == (3, 32, 32)
+
+
+def test_sixteen_bits_are_brought_to_eight() -> None:
+    # Mutant: Pillow's own conversion, which cuts off at 255 and leaves a white picture.
+    grey = Image.fromarray(np.full((40, 40), 100 * 256 + 7, dtype=np.uint16))
+    assert (read_picture(file_of(grey), "scan.png", 32) == 100).all()
+
+
+@pytest.mark.parametrize("mode", ["F", "I", "LAB"])
+def test_numbers_that_are_no_colours_are_refused(mode: str) -> None:
+    # Mutant: a black or white picture, as if that had been uploaded.
+    with pytest.raises(ExitLensError, match=rf"map\.tif holds colours of a kind that is not taken \({mode}\)"):
+        read_picture(file_of(Image.new(mode, (40, 40)), "TIFF"), "map.tif", 32)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "WEBP", "TIFF"])
+def test_smallest_and_longest_pictures_are_taken(kind: str) -> None:
+    # Mutant: a resize that needs a square of more than one pixel.
+    for size in ((1, 1), (1, 3000), (3000, 1)):
+        read = read_picture(file_of(Image.new("RGB", size, "white"), kind), "thin", 32)
+        assert read.shape == (3, 32, 32) and (read == 255).all()
 
 
 def test_transparency_is_laid_on_white_and_the_cameras_rotation_undone() -> None:

@@ -1,8 +1,7 @@
 """Every cache of the dashboard. Keys are strings and frozen specs, never arrays, frames or modules."""
 
-import threading
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,10 +10,10 @@ import streamlit as st
 import torch
 
 from core import checkpoints, data, fetch
-from core.attacks.linf import images_at_step
-from core.attacks.run import AttackProgress, AttackResult
-from core.attacks.spec import LinfAttack
-from core.attribution import saliency_maps
+from core.attacks.checks import Checked, check_attack
+from core.attacks.run import AttackResult, images_at_step
+from core.attribution import attribute
+from core.attribution_spec import AttributionSpec
 from core.checkpoints import LoadedModel, ModelCard
 from core.confidence_tables import attacked_calibration_tables, confidence_spread_table
 from core.data import ImageSet, ImageSetStatus
@@ -22,7 +21,8 @@ from core.errors import ExitLensError
 from core.evaluation import Evaluation, EvaluationSpec, evaluate, exit_logits
 from core.exits import ExitPolicy, Fallback
 from core.experiment import Experiment, ExperimentSpec, run_experiment, twin_of
-from core.figures import exits_made_at_figure, saliency_figure
+from core.figures import MapRow, exits_made_at_figure, maps_figure
+from core.figures.theme import exit_names
 from core.model_tables import (
     confusion_table,
     curve_table,
@@ -31,11 +31,12 @@ from core.model_tables import (
     reliability_tables,
 )
 from core.models.costs import multiply_adds
-from core.progress import Progress
+from core.models.prepared import prepared
 from core.shift_tables import efficiency_table, exits_made_at_table
 from core.tables import decisions_table, exits_table, steps_table
-from core.timing import Timing, TimingSpec, time_dynamic
+from core.timing import ExitTimes, ExitTimingSpec, Timing, TimingSpec, time_dynamic, time_exits
 from core.transfer import ExitTransfer, ExitTransferSpec, run_exit_transfer
+from core.uploads import read_picture
 from ui.jobs import Job, JobBoard
 
 POOL_SIZE = 256
@@ -86,24 +87,41 @@ def forget_data_sets() -> None:
 
 def start_fetch(name: str) -> None:
     """Starts to fetch a data set in the background."""
-    fetch_board().start(name, lambda on_progress, cancel: fetch.fetch(name, on_progress=on_progress, cancel=cancel))
+    fetch_board().start(name, partial(fetch.fetch, name))
 
 
 def cards() -> tuple[list[ModelCard], list[str]]:
     """The cards of models that can be used, and one sentence for each that cannot."""
-    usable, problems = [], []
-    for name in checkpoints.list_models():
-        try:
-            card = checkpoints.load_card(name)
-        except ExitLensError as error:
-            problems.append(str(error))
-            continue
-        problem = _import_problem(name, card.weights_sha256) if card.imported else ""
+    usable = []
+    read, problems = _read_cards(str(checkpoints.checkpoints_folder()), _cards_signature())
+    problems = list(problems)
+    for card in read:
+        problem = _import_problem(card.name, card.weights_sha256) if card.imported else ""
         if problem:
             problems.append(f"{card.name}: {problem}")
         else:
             usable.append(card)
     return usable, problems
+
+
+def _cards_signature() -> tuple[tuple[str, int, int], ...]:
+    """As long as it stays, so do the cards: every pass through a page asks for them several times."""
+    found = []
+    for path in checkpoints.checkpoints_folder().glob(f"*/{checkpoints.CARD_FILE}"):
+        status = path.stat()
+        found.append((path.parent.name, status.st_mtime_ns, status.st_size))
+    return tuple(sorted(found))
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _read_cards(folder: str, signature: tuple[tuple[str, int, int], ...]) -> tuple[list[ModelCard], list[str]]:
+    cards, problems = [], []
+    for name, *_ in signature:
+        try:
+            cards.append(checkpoints.load_card(name))
+        except ExitLensError as error:
+            problems.append(str(error))
+    return cards, problems
 
 
 @st.cache_data(ttl=60, show_spinner=False)
@@ -128,11 +146,15 @@ def start_experiment(spec: ExperimentSpec) -> Job[Experiment]:
     models = {name: loaded_model(name, checkpoints.load_card(name).weights_sha256) for name in spec.targets}
     images = images_of(spec.images)
     made = _made_already(spec)
+    return job_board().start(spec, partial(run_experiment, spec, images, models, made=made))
 
-    def work(on_progress: Callable[[AttackProgress], None], cancel: threading.Event) -> Experiment:
-        return run_experiment(spec, images, models, made=made, on_progress=on_progress, cancel=cancel)
 
-    return job_board().start(spec, work)
+def start_checks(experiment: Experiment) -> Job[Checked]:
+    """Starts looking for signs that the attack on the model in question misleads, or finds that done or under way."""
+    name = experiment.spec.model
+    model, _ = loaded_model(name, experiment.cards[name].weights_sha256)
+    result = experiment.results[name]
+    return job_board().start(("checks", experiment.spec), partial(check_attack, model, result, search=prepared(model)))
 
 
 def images_of(name: str) -> ImageSet:
@@ -151,6 +173,11 @@ def estimated_seconds(spec: ExperimentSpec) -> float:
     return _work(spec, len(images_of(spec.images))) / (float(np.median(speeds)) if speeds else USUAL_SPEED)
 
 
+def usual_seconds(spec: ExperimentSpec) -> float:
+    """About how long an experiment takes on a machine with nothing else to do."""
+    return _work(spec, len(images_of(spec.images))) / USUAL_SPEED
+
+
 def evaluation_seconds(spec: EvaluationSpec) -> float:
     """About how long an evaluation takes here, in the same way."""
     jobs = [job for job in job_board().finished() if isinstance(job.spec, EvaluationSpec)]
@@ -167,14 +194,14 @@ def _experiments() -> list[Experiment]:
 def _work(spec: ExperimentSpec, num_images: int) -> float:
     """Multiply-adds of an experiment's attacks: a step costs a forward and twice that backward."""
     per_image = sum(
-        sum(card.layer_multiply_adds) + sum(card.classifier_multiply_adds)
+        whole_multiply_adds(card) * (3 * spec.attack.passes(card.num_exits) + 2)
         for card in map(checkpoints.load_card, spec.sources)
     )
-    return float(num_images * per_image * (3 * spec.attack.num_passes + 2))
+    return float(num_images * per_image)
 
 
 def _evaluation_work(spec: EvaluationSpec) -> float:
-    return float(spec.num_images * sum(map(sum, stage_multiply_adds(spec.model, spec.weights_sha256))))
+    return float(spec.num_images * whole_multiply_adds(checkpoints.load_card(spec.model)))
 
 
 def _made_already(spec: ExperimentSpec) -> dict[str, AttackResult]:
@@ -191,6 +218,12 @@ def _made_already(spec: ExperimentSpec) -> dict[str, AttackResult]:
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
+def uploaded_picture(file_id: str, name: str, image_size: int, _content: bytes) -> np.ndarray:
+    """A user's picture, (3, image_size, image_size) bytes: a photograph takes a second, and every pass needs it."""
+    return read_picture(_content, name, image_size).numpy()
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
 def pool_logits(model_name: str, weights_sha256: str, set_name: str, first_row: int) -> np.ndarray:
     """Logits of the images that the lab offers for picking, (N, K, C)."""
     model, _ = loaded_model(model_name, weights_sha256)
@@ -199,7 +232,9 @@ def pool_logits(model_name: str, weights_sha256: str, set_name: str, first_row: 
     return exit_logits(model, whole.select(rows)).numpy()
 
 
-@st.cache_data(max_entries=64, show_spinner=False)
+# Tables of a result are shared by all sessions and never changed: a copy for each reader, as st.cache_data makes,
+# takes longer than deciding anew.
+@st.cache_resource(max_entries=64, show_spinner=False)
 def decisions(spec: ExperimentSpec, policy: ExitPolicy, _experiment: Experiment) -> pd.DataFrame:
     """The decisions of an experiment under a policy: what a threshold moves."""
     return decisions_table(_experiment, policy)
@@ -212,19 +247,19 @@ def own_decisions(experiment: Experiment, policy: ExitPolicy) -> pd.DataFrame:
     return table[(table.source == name) & (table.target == name)]
 
 
-@st.cache_data(max_entries=64, show_spinner=False)
+@st.cache_resource(max_entries=64, show_spinner=False)
 def efficiency(spec: ExperimentSpec, policy: ExitPolicy, _experiment: Experiment) -> pd.DataFrame:
     """Cost and accuracy of the model in question, clean and attacked: its bootstrap takes a while."""
     return efficiency_table(own_decisions(_experiment, policy), _experiment.cards[spec.model].exit_costs)
 
 
-@st.cache_data(max_entries=32, show_spinner=False)
+@st.cache_resource(max_entries=32, show_spinner=False)
 def exits(spec: ExperimentSpec, _experiment: Experiment) -> pd.DataFrame:
     """What every exit says, whatever the policy."""
     return exits_table(_experiment)
 
 
-@st.cache_data(max_entries=32, show_spinner=False)
+@st.cache_resource(max_entries=32, show_spinner=False)
 def steps(spec: ExperimentSpec, source: str, _experiment: Experiment) -> pd.DataFrame:
     """How every exit gave way, step by step."""
     return steps_table(_experiment.results[source], _experiment.image_set.image_ids, source)
@@ -239,12 +274,13 @@ def picture_at_step(spec: ExperimentSpec, source: str, row: int, step: int, _exp
     else:
         model, _ = loaded_model(source, _experiment.cards[source].weights_sha256)
         rows = slice(row, row + 1)
-        assert isinstance(result.spec, LinfAttack)  # no other attack is replayed
-        image = images_at_step(model, result.images[rows], result.labels[rows], result.spec, result.made_at, step)[0]
+        image = images_at_step(
+            prepared(model), result.images[rows], result.labels[rows], result.spec, result.made_at, step
+        )[0]
     return (image * 255).round().byte().permute(1, 2, 0).numpy()
 
 
-@st.cache_data(max_entries=64, show_spinner="Asking every exit what it looked at …")
+@st.cache_resource(max_entries=64, show_spinner="Asking every exit what it looked at …")
 def saliency_chart(spec: ExperimentSpec, source: str, row: int, _experiment: Experiment) -> go.Figure:
     """Saliency of the predicted class at every exit for one image, clean above adversarial.
 
@@ -252,21 +288,18 @@ def saliency_chart(spec: ExperimentSpec, source: str, row: int, _experiment: Exp
     """
     result = _experiment.results[source]
     model, _ = loaded_model(source, _experiment.cards[source].weights_sha256)
-    images = torch.stack([result.images[row], result.adversarial[row]])
-    logits = torch.stack([result.clean_logits[row], result.adversarial_logits[row]])
-    maps = saliency_maps(model, images, logits.argmax(dim=-1)).numpy()
-    return saliency_figure(maps[0], maps[1])
+    made = attribute(model, torch.stack([result.images[row], result.adversarial[row]]), AttributionSpec())
+    states = zip(("clean", "adversarial"), made.maps.numpy(), made.classes.tolist(), made.problems, strict=True)
+    names = _experiment.image_set.class_names
+    rows = [MapRow(state, maps, [names[i] for i in classes], problems=why) for state, maps, classes, why in states]
+    return maps_figure(rows, exit_names(made.exits.shape[1]))
 
 
 def start_evaluation(spec: EvaluationSpec) -> Job[Evaluation]:
     """Starts showing images to a model in the background, or finds that already done or under way."""
     model, _ = loaded_model(spec.model, spec.weights_sha256)
     images = image_set(spec.image_set)
-
-    def work(on_progress: Callable[[Progress], None], cancel: threading.Event) -> Evaluation:
-        return evaluate(spec, model, images, on_progress=on_progress, cancel=cancel)
-
-    return job_board().start(spec, work)
+    return job_board().start(spec, partial(evaluate, spec, model, images))
 
 
 def start_timing(spec: TimingSpec) -> Job[Timing]:
@@ -274,22 +307,21 @@ def start_timing(spec: TimingSpec) -> Job[Timing]:
     model, _ = loaded_model(spec.model, spec.weights_sha256)
     twin = loaded_model(spec.twin, spec.twin_sha256)[0] if spec.twin else None
     images = image_set(spec.image_set)
+    return job_board().start(spec, partial(time_dynamic, spec, model, twin, images))
 
-    def work(on_progress: Callable[[Progress], None], cancel: threading.Event) -> Timing:
-        return time_dynamic(spec, model, twin, images, on_progress=on_progress, cancel=cancel)
 
-    return job_board().start(spec, work)
+def start_exit_timing(spec: ExitTimingSpec) -> Job[ExitTimes]:
+    """Starts timing a model's exits in the background, or finds that done: once as long as its result is kept."""
+    model, _ = loaded_model(spec.model, spec.weights_sha256)
+    images = image_set(spec.image_set)
+    return job_board().start(spec, partial(time_exits, spec, model, images))
 
 
 def start_exit_transfer(spec: ExitTransferSpec) -> Job[ExitTransfer]:
     """Starts attacking the exits of a model one by one in the background, or finds that done or under way."""
     model, _ = loaded_model(spec.model, spec.weights_sha256)
     images = images_of(spec.images)
-
-    def work(on_progress: Callable[[AttackProgress], None], cancel: threading.Event) -> ExitTransfer:
-        return run_exit_transfer(spec, images, model, on_progress=on_progress, cancel=cancel)
-
-    return job_board().start(spec, work)
+    return job_board().start(spec, partial(run_exit_transfer, spec, images, model))
 
 
 def exit_transfer_seconds(spec: ExitTransferSpec) -> float:
@@ -308,14 +340,19 @@ def stage_multiply_adds(model_name: str, weights_sha256: str) -> tuple[tuple[int
     return tuple(layers), tuple(classifiers)
 
 
-@st.cache_data(max_entries=32, show_spinner=False)
+def whole_multiply_adds(card: ModelCard) -> int:
+    """Multiply-adds of a whole network, counted if the card lacks them; never 0, so that speeds can be taken."""
+    return max(1, sum(map(sum, stage_multiply_adds(card.name, card.weights_sha256))))
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
 def curve(spec: EvaluationSpec, fallback: Fallback, static_cost: float, _evaluation: Evaluation) -> pd.DataFrame:
     """Accuracy and cost of an early-exit model over all thresholds."""
     _, card = loaded_model(spec.model, spec.weights_sha256)
     return curve_table(_evaluation, card, fallback, static_cost)
 
 
-@st.cache_data(max_entries=64, show_spinner=False)
+@st.cache_resource(max_entries=64, show_spinner=False)
 def model_tables(spec: EvaluationSpec, policy: ExitPolicy, _evaluation: Evaluation) -> dict[str, pd.DataFrame]:
     """What a threshold moves in the report of a model, by the names of the schemas."""
     _, card = loaded_model(spec.model, spec.weights_sha256)
@@ -330,7 +367,7 @@ def model_tables(spec: EvaluationSpec, policy: ExitPolicy, _evaluation: Evaluati
     }
 
 
-@st.cache_data(max_entries=32, show_spinner=False)
+@st.cache_resource(max_entries=32, show_spinner=False)
 def made_at_chart(spec: ExperimentSpec, _experiment: Experiment) -> tuple[pd.DataFrame, go.Figure]:
     """Where images were about to leave while the model in question was attacked, as a table and drawn."""
     table = exits_made_at_table(_experiment.results[spec.model])
@@ -344,13 +381,13 @@ def own_exits(experiment: Experiment) -> pd.DataFrame:
     return table[(table.source == name) & (table.target == name)]
 
 
-@st.cache_data(max_entries=32, show_spinner=False)
+@st.cache_resource(max_entries=32, show_spinner=False)
 def confidence_spread(spec: ExperimentSpec, _experiment: Experiment) -> pd.DataFrame:
     """How sure every exit of the model in question is of all images, clean and attacked."""
     return confidence_spread_table(own_exits(_experiment))
 
 
-@st.cache_data(max_entries=32, show_spinner=False)
+@st.cache_resource(max_entries=32, show_spinner=False)
 def attacked_calibration(spec: ExperimentSpec, _experiment: Experiment) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Calibration and reliability of every exit of the model in question, clean and attacked."""
     return attacked_calibration_tables(own_exits(_experiment))

@@ -5,13 +5,15 @@ import pandas as pd
 import streamlit as st
 import torch
 
-from core.attacks.spec import as_255
+from core.attacks.common import norm_of, reach_words
 from core.exits import decide_from_confidences
 from core.experiment import Experiment
 from core.figures import confidence_figure, steps_figure
 from core.figures.theme import exit_names
-from ui import cache
+from ui import bound, cache
+from ui.captions import made_words
 from ui.controls import Setting, glyph_label
+from ui.duration import what_it_took
 from ui.panels import figure_panel
 from ui.pictures import as_bytes
 
@@ -34,17 +36,15 @@ def close_up(experiment: Experiment, setting: Setting, own: pd.DataFrame, smalle
     row = own.iloc[position]
     name = experiment.spec.model
     names = exit_names(experiment.cards[name].num_exits)
-    _pictures(experiment, position, row, class_names)
+    pictures(experiment, position, row, class_names)
     _who_else(experiment, setting, position)
     before, after = (
         f"{class_names[row[f'{state}_prediction']]}, {names[row[f'{state}_answered_exit']]}, "
         f"{row[f'{state}_confidence']:.2f}"
         for state in ("clean", "adversarial")
     )
-    st.markdown(
-        f"**{before} → {after}** · {100 * row.clean_cost:.0f} % → {100 * row.adversarial_cost:.0f} % of the "
-        f"multiply-adds · true class {class_names[row.label]}{_smallest_words(smallest, position)}"
-    )
+    st.markdown(f"**{before} → {after}** · true class {class_names[row.label]}{_smallest_words(smallest, position)}")
+    what_it_took(experiment, row)
     others = [source for source in experiment.results if source != name]
     columns = st.columns([3, 2] if others else 1)
     for column, target in zip(columns, [name, *others], strict=True):
@@ -58,9 +58,10 @@ def _smallest_words(smallest: pd.DataFrame | None, position: int) -> str:
     if smallest is None or not smallest.attackable.iloc[position]:
         return ""
     epsilon = smallest.smallest_epsilon.iloc[position]
+    norm = norm_of(smallest.attack.iloc[position])
     if pd.isna(epsilon):
-        return f" · holds up to {as_255(smallest.largest_tried.iloc[position])}"
-    return f" · {as_255(epsilon)} is enough"
+        return f" · holds up to {reach_words(norm, smallest.largest_tried.iloc[position])}"
+    return f" · {reach_words(norm, epsilon)} is enough"
 
 
 def chosen_image(experiment: Experiment, own: pd.DataFrame) -> int:
@@ -81,8 +82,8 @@ def chosen_image(experiment: Experiment, own: pd.DataFrame) -> int:
 
     if st.session_state.get("detail") not in indices:
         st.session_state.pop("detail", None)
-    index = st.selectbox(
-        "Image", indices, format_func=in_words, index=_most_telling(own), key="detail", bind="query-params"
+    index = bound.choose(
+        st.selectbox, "Image", indices, format_func=in_words, index=_most_telling(own), key="detail", persist_state=None
     )
     return indices.index(index)
 
@@ -93,7 +94,18 @@ def _most_telling(own: pd.DataFrame) -> int:
     return int(np.argmax(score.to_numpy()))
 
 
-def _pictures(experiment: Experiment, position: int, row: pd.Series, class_names: tuple[str, ...]) -> None:
+def pictures(
+    experiment: Experiment, position: int, row: pd.Series, class_names: tuple[str, ...], *, width: int = 224
+) -> None:
+    """An image clean, its perturbation, and the image adversarial.
+
+    Args:
+        experiment: The experiment.
+        position: Of the image among its images.
+        row: Its decisions on the model in question.
+        class_names: Of the data set.
+        width: In pixels on screen.
+    """
     result = experiment.results[experiment.spec.model]
     clean, adversarial = result.images[position], result.adversarial[position]
     noise = ((adversarial - clean) * PERTURBATION_GAIN + 0.5).clamp(0, 1)
@@ -103,7 +115,7 @@ def _pictures(experiment: Experiment, position: int, row: pd.Series, class_names
             (noise, f"perturbation ×{PERTURBATION_GAIN}", f"at most {255 * row.linf:.2f}/255 per pixel"),
             (adversarial, "adversarial", f"answered {class_names[row.adversarial_prediction]}"),
         ):
-            st.image(as_bytes(picture), width=224, caption=f"{label}: {words}", alt=f"{label} image, {words}")
+            st.image(as_bytes(picture), width=width, caption=f"{label}: {words}", alt=f"{label} image, {words}")
 
 
 def confidence_panel(experiment: Experiment, setting: Setting, target: str, position: int) -> None:
@@ -125,8 +137,8 @@ def confidence_panel(experiment: Experiment, setting: Setting, target: str, posi
         alt=f"Confidence at every exit of {card.label} for {image_id}: leaves at {names[taken['clean']]} as "
         f"{class_names[mine.clean_prediction]} when clean, at {names[taken['adversarial']]} as "
         f"{class_names[mine.adversarial_prediction]} when attacked.",
-        caption=f"{image_id} · {experiment.results[target].spec.label}, made on this model · "
-        "filled: right, hollow: wrong, faded: not computed when deployed.",
+        caption=f"{image_id} · filled: right, hollow: wrong, faded: not computed when deployed. "
+        f"{made_words(experiment, setting.policy, target)}.",
         table=rows,
     )
 
@@ -137,19 +149,20 @@ def _trajectory(experiment: Experiment, setting: Setting, position: int) -> None
     image_id = experiment.image_set.image_ids[position]
     rows = steps[steps.image_id == image_id]
     st.markdown("**How each exit gave way**")
-    confidence = rows.pivot(index="step", columns="exit_index", values="confidence").to_numpy()
-    predicted = rows.pivot(index="step", columns="exit_index", values="predicted").to_numpy()
-    taken = decide_from_confidences(torch.tensor(confidence), torch.tensor(predicted), setting.policy).computed_exit
+    records = experiment.results[name].steps
+    confidence, predicted = (
+        torch.stack([getattr(record, said)[position] for record in records]) for said in ("confidence", "predicted")
+    )
+    taken = decide_from_confidences(confidence, predicted, setting.policy).computed_exit
     figure_panel(
         steps_figure(rows, taken.tolist(), experiment.image_set.class_names),
         key="steps",
         alt=f"Probability of the true class at every exit over {len(taken) - 1} steps; the exit taken moves from "
         f"{int(taken[0]) + 1} to {int(taken[-1]) + 1}.",
-        caption=f"{image_id} · {experiment.results[name].spec.label} · exit taken at "
-        f"T = {setting.policy.threshold:.2f}, made at T = {experiment.spec.made_at.threshold:.2f}.",
+        caption=f"{image_id} · {made_words(experiment, setting.policy)}.",
         table=rows,
     )
-    if 1 < len(taken) - 1 <= MAX_REPLAYED:
+    if experiment.results[name].spec.can_be_replayed and 1 < len(taken) - 1 <= MAX_REPLAYED:
         _replay(experiment, setting, position, rows)
 
 
@@ -163,14 +176,11 @@ def _replay(experiment: Experiment, setting: Setting, position: int, rows: pd.Da
     states = {"clean": rows[rows.step == 0], "adversarial": rows[rows.step == step]}
     shown = pd.concat([each.assign(state=state) for state, each in states.items()])
     shown = shown.assign(right=shown.predicted == label)
-    taken = {}
-    for state, each in states.items():
-        ordered = each.sort_values("exit_index")
-        taken[state] = decide_from_confidences(
-            torch.tensor(ordered.confidence.to_numpy())[None],
-            torch.tensor(ordered.predicted.to_numpy())[None],
-            setting.policy,
-        )
+    records = experiment.results[name].steps
+    taken = {
+        state: decide_from_confidences(record.confidence[[position]], record.predicted[[position]], setting.policy)
+        for state, record in (("clean", records[0]), ("adversarial", records[step]))
+    }
     names = exit_names(experiment.cards[name].num_exits)
     exit_name = names[int(taken["adversarial"].answered_exit)]
     answer = class_names[int(taken["adversarial"].prediction)]
@@ -192,7 +202,8 @@ def _replay(experiment: Experiment, setting: Setting, position: int, rows: pd.Da
             key="replay-confidence",
             alt=f"Confidence at every exit at step {step} beside the start; leaves at {exit_name} as {answer}.",
             caption=f"{experiment.image_set.image_ids[position]} · start (clean) and step {step} (adversarial) · "
-            "filled: right, hollow: wrong.",
+            f"filled: right, hollow: wrong. {made_words(experiment, setting.policy)}.",
+            table=shown,
         )
 
 
@@ -209,9 +220,13 @@ def _who_else(experiment: Experiment, setting: Setting, position: int) -> None:
             row = on_target.iloc[position]
             answer = class_names[row.adversarial_prediction]
             if not row.attackable:
-                verdict = f"wrong already when clean, now {answer}"
+                slowed = row.success_rule == "slowed"
+                verdict = (
+                    f"computes everything anyway: {answer}" if slowed else f"wrong already when clean, now {answer}"
+                )
             else:
-                verdict = f"fooled: {answer}" if row.succeeded else f"holds: {answer}"
+                done = "slowed" if row.success_rule == "slowed" else "fooled"
+                verdict = f"{done}: {answer}" if row.succeeded else f"holds: {answer}"
             st.badge(f"{glyph_label(card)} · {verdict}", color="gray")
 
 
@@ -223,5 +238,7 @@ def _saliency(experiment: Experiment, position: int) -> None:
         key="saliency",
         alt=f"Saliency maps of {experiment.cards[name].num_exits} exits, clean above adversarial.",
         caption=f"{experiment.image_set.image_ids[position]} · gradient of each exit's predicted class, "
-        "summed over colours; one scale for all maps: orange lowers, purple raises.",
+        "summed over colours; one scale for all maps: orange lowers, purple raises. "
+        f"{made_words(experiment)}.",
     )
+    st.page_link("pages/attribution.py", label="More methods, and how far they can be believed")

@@ -3,17 +3,22 @@
 import numpy as np
 import pandas as pd
 import streamlit as st
+import torch
 
+from core.calibration import bin_index
 from core.confidence_tables import confidence_bin, top_classes_table
 from core.experiment import Experiment
 from core.figures import confidence_spread_figure, top_classes_figure
 from core.figures.theme import exit_names
 from core.metrics import rate
 from ui import cache
+from ui.captions import WILSON, made_words
 from ui.close_up import chosen_image, confidence_panel
-from ui.controls import Setting, glyph_label
+from ui.controls import Setting
 from ui.linked import linked_images
+from ui.model_trust import SelectedBin
 from ui.panels import figure_panel, rate_words
+from ui.words import meaning
 
 
 def headline(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> None:
@@ -25,26 +30,32 @@ def headline(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> Non
         f"attacked, they are {sure['adversarial']:.2f} sure and {rate_words(right['adversarial'])} are right.**"
     )
     columns = st.columns(4)
-    columns[0].metric("Mean confidence of the answer", f"{sure['clean']:.2f} → {sure['adversarial']:.2f}")
-    columns[1].metric("Right answers", f"{right['clean'].num_hits} → {right['adversarial'].num_hits} of {len(own)}")
+    columns[0].metric(
+        "Mean confidence of the answer",
+        f"{sure['clean']:.2f} → {sure['adversarial']:.2f}",
+        help=meaning("confidence", more="Clean → adversarial."),
+    )
+    columns[1].metric(
+        "Right answers",
+        f"{right['clean'].num_hits} → {right['adversarial'].num_hits} of {len(own)}",
+        help=meaning("answered exit", more="Clean → adversarial, of all images."),
+    )
     wrong = own[own.adversarial_prediction != own.label]
     bold = rate(int((wrong.adversarial_confidence >= setting.policy.threshold).sum()), len(wrong))
     columns[2].metric(
         "Wrong answers above the threshold",
         f"{bold.num_hits} of {bold.num_images}",
-        help="Of the wrong answers to attacked images, those at least as sure as the threshold.",
+        help=meaning(
+            "threshold",
+            more="Of the wrong answers to attacked images, those whose confidence is at least the threshold.",
+        ),
     )
-    columns[3].metric("Mean cost", f"{100 * own.clean_cost.mean():.0f} % → {100 * own.adversarial_cost.mean():.0f} %")
-    st.caption(f"{where(experiment)} · judged at T = {setting.policy.threshold:.2f} · 95 % Wilson interval")
-
-
-def where(experiment: Experiment) -> str:
-    """What was attacked and how, for captions."""
-    name = experiment.spec.model
-    return (
-        f"{glyph_label(experiment.cards[name])} · {experiment.results[name].spec.label} · made at "
-        f"T = {experiment.spec.made_at.threshold:.2f} · {experiment.spec.images} · n = {len(experiment.image_set)}"
+    columns[3].metric(
+        "Mean cost",
+        f"{100 * own.clean_cost.mean():.0f} % → {100 * own.adversarial_cost.mean():.0f} %",
+        help=meaning("cost fraction", more="Clean → adversarial."),
     )
+    st.caption(f"{made_words(experiment, setting.policy)} · {WILSON}")
 
 
 def one_image(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> None:
@@ -77,7 +88,7 @@ def one_image(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> No
                 for state, rows in best.groupby("state", sort=False)
             ),
             caption=f"{row.image_id} · probability of the true class and of those that come nearest to winning at any "
-            "exit; framed: the exit that answers.",
+            f"exit; framed: the exit that answers. {made_words(experiment, setting.policy)}.",
             table=classes,
         )
 
@@ -97,7 +108,8 @@ def population(experiment: Experiment, setting: Setting) -> None:
         key=f"confidence-spread-{card.name}",
         alt=f"Confidence of {len(experiment.image_set)} images at every exit, clean and adversarial. "
         + _spread_words(experiment),
-        caption=f"{asked}Filled: right, hollow: wrong{dotted}. Click a bar to see its images. {where(experiment)}.",
+        caption=f"{asked}Filled: right, hollow: wrong{dotted}. Click a bar to see its images. "
+        f"{made_words(experiment)}.",
         table=spread,
         selectable=True,
     )
@@ -105,15 +117,25 @@ def population(experiment: Experiment, setting: Setting) -> None:
         return
     exits = cache.own_exits(experiment)
     chosen: set[str] = set()
-    for state, exit_index, bin_index, right, *_ in bars:
+    for state, exit_index, number, right, *_ in bars:
         rows = exits[(exits.state == state) & (exits.exit_index == exit_index) & (exits.right == right)]
-        chosen |= set(rows.image_id[confidence_bin(rows.confidence) == bin_index])
+        chosen |= set(rows.image_id[confidence_bin(rows.confidence) == number])
     title = "; ".join(
         f"{names[exit_index]}, {state}, {'right' if right else 'wrong'}, confidence {low:.1f}–{high:.1f}"
         for state, exit_index, _, right, _, _, _, low, high in bars
     )
     hit = np.array([image_id in chosen for image_id in experiment.image_set.image_ids])
     linked_images(experiment.image_set.indices.numpy()[hit].tolist(), experiment.image_set, title=title, key="spread")
+
+
+def bin_of_images(experiment: Experiment, selected: SelectedBin) -> None:
+    """The images of a bin of the reliability diagram, clean or adversarial."""
+    exits = cache.own_exits(experiment)
+    rows = exits[(exits.state == selected.among) & (exits.exit_index == selected.exit_index)]
+    held = set(rows.image_id[(bin_index(torch.tensor(rows.confidence.to_numpy())) == selected.number).numpy()])
+    hit = np.array([image_id in held for image_id in experiment.image_set.image_ids])
+    indices = experiment.image_set.indices.numpy()[hit].tolist()
+    linked_images(indices, experiment.image_set, title=selected.words, key="reliability")
 
 
 def _spread_words(experiment: Experiment) -> str:

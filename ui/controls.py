@@ -1,26 +1,21 @@
 """Widgets in, specs out. Everything that belongs in a link is bound to the address by its key."""
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import streamlit as st
-import torch
 
-from core.attacks.spec import PRESETS, LinfAttack, as_255
 from core.checkpoints import ModelCard
 from core.errors import ExitLensError
 from core.exits import ExitPolicy, Fallback
-from core.experiment import ExperimentSpec, standing
-from core.figures.theme import KIND_GLYPHS, exit_names
+from core.experiment import standing
+from core.figures.theme import KIND_GLYPHS
 from core.kept import KeptModel
-from ui import cache
+from core.machine import compute_device, device_words
+from ui import bound, cache
+from ui.words import meaning
 
-EPSILONS = ("0.25/255", "0.5/255", "1/255", "2/255", "4/255", "8/255", "16/255")
-AIMS = {"taken": "the exit taken", "final": "the final exit", "mean": "the mean of all exits"}
 DATASET_LABELS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tiny-imagenet": "Tiny-ImageNet"}
-ATTACK_LABELS = {"fgsm": "FGSM", "pgd": "PGD", "mi-fgsm": "MI-FGSM"}
 FALLBACKS = {"final": "the final exit answers", "most_confident": "the most confident exit answers"}
 
 
@@ -61,8 +56,13 @@ def setting_controls() -> Setting:
     if not ready:
         raise ExitLensError(f"No images of {', '.join(sorted(datasets))} can be opened here: see README.md.")
     with st.sidebar:
-        set_name = st.selectbox(
-            "Image set", ready, format_func=_set_label, key="set", bind="query-params", persist_state="session"
+        set_name = bound.choose(
+            st.selectbox,
+            "Image set",
+            ready,
+            format_func=_set_label,
+            key="set",
+            help=meaning("samples", "data root"),
         )
         if not any(name.endswith(":test") for name in ready):
             st.caption(_why_samples([status.problem for status in statuses if not status.is_ready]))
@@ -78,13 +78,13 @@ def setting_controls() -> Setting:
                 standing(by_name[name]),
             ),
         )
-        name = st.selectbox(
+        name = bound.choose(
+            st.selectbox,
             "Model",
             names,
             format_func=lambda name: glyph_label(by_name[name]),
             key="model",
-            bind="query-params",
-            persist_state="session",
+            help=meaning("static model", "early-exit model", more="■ static, ● early-exit."),
         )
         card = by_name[name]
         if not card.stops_early:
@@ -92,150 +92,30 @@ def setting_controls() -> Setting:
                 "Nothing says which layers feed this model's exits, so it computes all of them for every image. "
                 "Costs are those that its owner gave, not counted here."
             )
-        threshold = st.slider(
+        threshold = bound.number(
+            st.slider,
             "Threshold",
             0.0,
             1.0,
             0.9,
             0.01,
             key="threshold",
-            bind="query-params",
-            persist_state="session",
-            help="An image leaves at the first early exit whose confidence reaches the threshold. A static model has "
-            "no early exit, so it is not moved by it.",
+            help=meaning(
+                "threshold",
+                more="An image leaves at the first early exit whose confidence reaches it. A static model has no early "
+                "exit, so it is not moved by it.",
+            ),
         )
-        fallback = st.selectbox(
+        fallback = bound.choose(
+            st.selectbox,
             "When no exit is sure",
             list(FALLBACKS),
             format_func=FALLBACKS.__getitem__,
             key="fallback",
-            bind="query-params",
-            persist_state="session",
+            help=meaning("fallback"),
         )
-        waiting = os.environ.get("OMP_WAIT_POLICY", "").lower()
-        st.caption(f"Running on: cpu, {torch.get_num_threads()} threads ({waiting or 'default'} waiting)")
+        st.caption(f"Running on: {device_words(compute_device())}")
     return Setting(str(set_name), card, ExitPolicy(threshold, cast(Fallback, fallback)))
-
-
-def attack_controls(card: ModelCard, class_names: Sequence[str]) -> tuple[LinfAttack, ExitPolicy]:
-    """The attack's controls, with only the options that mean something for the model.
-
-    Returns:
-        The attack, and the policy under which it is made.
-    """
-    left, middle, right = st.columns([1.2, 1.4, 1.4], vertical_alignment="bottom")
-    with left:
-        name = st.segmented_control(
-            "Attack",
-            list(ATTACK_LABELS),
-            default="pgd",
-            required=True,
-            format_func=ATTACK_LABELS.__getitem__,
-            key="attack",
-            bind="query-params",
-            persist_state="session",
-        )
-    with middle:
-        epsilon = st.select_slider(
-            "Epsilon: how far a pixel may move",
-            EPSILONS,
-            "8/255",
-            key="epsilon",
-            bind="query-params",
-            persist_state="session",
-        )
-    aims = dict(AIMS) | {f"exit-{index + 1}": f"{name}" for index, name in enumerate(exit_names(card.num_exits)[:-1])}
-    with right:
-        if card.num_exits == 1:
-            aim = "final"
-            st.selectbox("Aims at", ["final"], format_func=aims.__getitem__, disabled=True, key="aim_static")
-        else:
-            aim = st.selectbox(
-                "Aims at",
-                list(aims),
-                format_func=aims.__getitem__,
-                key="aim",
-                bind="query-params",
-                persist_state="session",
-                help="Whose loss is raised. The exit taken is looked up again at every step.",
-            )
-    fields: dict[str, object] = {"objective": "exit" if aim.startswith("exit-") else aim}
-    fields["exit_index"] = int(aim.removeprefix("exit-")) - 1 if aim.startswith("exit-") else None
-    with st.expander("More options"):
-        policy = _more_options(str(name), fields, class_names)
-    return PRESETS[str(name)](epsilon=_pixels(epsilon), **fields), policy
-
-
-def set_controls(spec: ExperimentSpec, class_names: Sequence[str]) -> None:
-    """Puts every control where it stood for an experiment; only for callbacks, which run before the widgets."""
-    attack, (dataset, split, selection) = spec.attack, spec.images.split(":", 2)
-    assert isinstance(attack, LinfAttack)  # the controls offer no other
-    restored: dict[str, object] = {
-        "set": f"{dataset}:{split}",
-        "model": spec.model,
-        "images": selection,
-        "attack": attack.name,
-        "epsilon": as_255(attack.epsilon),
-        "aim": attack.aim,
-        "steps": attack.num_steps,
-        "step_size": attack.step_size * 255,
-        "decay": attack.decay,
-        "goal": "none" if attack.goal_class is None else class_names[attack.goal_class],
-        "random_start": attack.random_start,
-        "stop": attack.stop_when_fooled,
-        "made_at": spec.made_at.threshold,
-    }
-    for key, value in restored.items():
-        st.session_state[key] = value
-
-
-def _more_options(name: str, fields: dict[str, object], class_names: Sequence[str]) -> ExitPolicy:
-    columns = st.columns(4)
-    if name != "fgsm":
-        fields["num_steps"] = columns[0].number_input(
-            "Steps", 1, 200, 10, key="steps", bind="query-params", persist_state="session"
-        )
-        size = columns[1].number_input(
-            "Step size (n/255)", 0.05, 16.0, 2.0, 0.25, key="step_size", bind="query-params", persist_state="session"
-        )
-        fields["step_size"] = size / 255
-    if name == "mi-fgsm":
-        fields["decay"] = columns[2].number_input(
-            "Decay", 0.0, 2.0, 1.0, 0.1, key="decay", bind="query-params", persist_state="session"
-        )
-    goals = ["none", *class_names]
-    goal = columns[3].selectbox(
-        "Goal class", goals, key="goal", bind="query-params", persist_state="session", help="Push towards one class."
-    )
-    fields["goal_class"] = None if goal == "none" else goals.index(str(goal)) - 1
-    columns = st.columns(4, vertical_alignment="bottom")
-    fields["random_start"] = columns[0].checkbox(
-        "Random start", key="random_start", bind="query-params", persist_state="session"
-    )
-    fields["stop_when_fooled"] = columns[1].checkbox(
-        "Stop when fooled",
-        key="stop",
-        bind="query-params",
-        persist_state="session",
-        help="Leaves an image alone from its first success on; such images stay unsure and leave late.",
-    )
-    made_at = columns[2].number_input(
-        "Threshold while attacking",
-        0.0,
-        1.0,
-        0.9,
-        0.01,
-        key="made_at",
-        bind="query-params",
-        persist_state="session",
-        help="An attack on the exit taken needs to know when images leave. The threshold in the sidebar judges the "
-        "result; this one makes it.",
-    )
-    return ExitPolicy(made_at, "final")
-
-
-def _pixels(text: str) -> float:
-    return float(text.removesuffix("/255")) / 255
 
 
 def _set_label(name: str) -> str:

@@ -18,7 +18,7 @@ from core.figures import confidence_figure
 from core.figures.theme import SHIFT_GLYPHS, exit_names
 from core.gallery import address_of, parse_address
 from core.kept import KeptRun
-from ui import cache, kept_cache
+from ui import bound, cache, kept_cache
 from ui.close_up import PERTURBATION_GAIN
 from ui.controls import FALLBACKS
 from ui.fetching import is_local_visit
@@ -26,6 +26,7 @@ from ui.gallery import model_labels, open_example, shift_word
 from ui.kept_cache import Gallery
 from ui.panels import figure_panel
 from ui.pictures import adversarial_pixels, as_bytes, clean_image, npy, png
+from ui.words import column_help, meaning
 
 STORY = "pages/story.py"
 PICTURE_WIDTH = 224
@@ -157,11 +158,17 @@ def _verdicts(
 ) -> None:
     """One model's exits as a chart, and what all models answer as a table."""
     labels = model_labels(gallery.kept)
-    st.subheader("What every exit says")
+    st.subheader("What every exit says", help=meaning("exit", "confidence"))
     by_label = {labels[name]: name for name in [example.source, *(n for n in decisions.target if n != example.source)]}
     target = example.source
     if len(by_label) > 1:
-        target = by_label[str(st.selectbox("Seen by", list(by_label), key="seen_by", bind="query-params"))]
+        target = by_label[
+            str(
+                bound.choose(
+                    st.selectbox, "Seen by", list(by_label), key="seen_by", persist_state=None, help=meaning("target")
+                )
+            )
+        ]
     row = decisions[decisions.target == target].iloc[0]
     names = exit_names(run.model(target).num_exits)
     taken = {state: int(row[f"{state}_answered_exit"]) for state in ("clean", "adversarial")}
@@ -177,9 +184,11 @@ def _verdicts(
         table=rows,
     )
     st.subheader("What every model answers")
+    verdicts = pd.DataFrame([_verdict(each, run, labels) for _, each in decisions.iterrows()])
     st.dataframe(
-        pd.DataFrame([_verdict(each, run, labels) for _, each in decisions.iterrows()]),
+        verdicts,
         hide_index=True,
+        column_config=column_help(tuple(verdicts.columns)),
         alt=f"The answers of {len(decisions)} models, clean and adversarial",
     )
 

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from core.attacks.spec import LinfAttack
+from core.attacks.spec import L2Attack, LinfAttack
 from core.checkpoints import ModelCard
 from core.figures import exit_transfer_figure
 from core.figures.theme import exit_names
@@ -10,6 +10,7 @@ from core.metrics import rate
 from core.tables import DENOMINATORS
 from core.transfer import ExitTransfer, ExitTransferSpec, exit_transfer_images, exit_transfer_table, spread_exits
 from ui import cache, running
+from ui.captions import WILSON
 from ui.controls import Setting, glyph_label
 from ui.linked import linked_images
 from ui.panels import figure_panel, rate_words
@@ -29,7 +30,9 @@ def exit_to_exit(asked: Asked, setting: Setting) -> None:
         st.info("A static model has one exit, so nothing can pass between exits. Choose an early-exit model.")
         return
     attack = asked.spec.attack
-    assert isinstance(attack, LinfAttack)  # the controls offer no other
+    if not isinstance(attack, LinfAttack | L2Attack):
+        st.info(f"{attack.title} does not aim at one exit. Choose FGSM, PGD or MI-FGSM to attack exits one by one.")
+        return
     exits = spread_exits(card.num_exits)
     spec = ExitTransferSpec(asked.spec.images, card.name, card.weights_sha256, exits, attack)
     job = cache.job_board().find(spec)
@@ -82,8 +85,9 @@ def _exit_matrix(outcome: ExitTransfer, card: ModelCard) -> None:
             f"{names[row['source_exit']]} to {names[row['target_exit']]}: {row['num_fooled']} of {row['num_images']}"
             for row in shown.to_dict("records")
         ),
-        caption=f"Share of images that an exit gets wrong, {OF_EXITS[denominator]}, whatever the threshold.{some} "
-        f"{glyph_label(card)}, {_exits_words(outcome)}, {outcome.spec.images}, n = {len(outcome.image_set)}.",
+        caption=f"Percent of images that an exit gets wrong, {OF_EXITS[denominator]}, whatever the threshold.{some} "
+        f"{glyph_label(card)} · {_exits_words(outcome)} · {outcome.spec.images} · n = {len(outcome.image_set)}; "
+        f"under the pointer: {WILSON}.",
         table=table,
         selectable=True,
     )

@@ -10,6 +10,7 @@ from core.errors import ExitLensError
 from core.sources import SOURCES
 from ui import cache, running
 from ui.controls import DATASET_LABELS
+from ui.words import meaning
 
 # Set by proxies: the visitor is then somewhere else, though the connection comes from this machine.
 PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip")
@@ -28,7 +29,7 @@ def fetch_controls() -> None:
         return
     if not missing:
         return
-    st.subheader("Get a data set")
+    st.subheader("Get a data set", help=meaning("fetch", "data root"))
     st.caption(f"Each from its official address, compared with its checksum, and stored in `{root}`.")
     offered = [name for name in missing if not _is_under_way(name)]
     with st.container(horizontal=True):

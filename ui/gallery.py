@@ -7,18 +7,20 @@ import pandas as pd
 import streamlit as st
 from torch import Tensor
 
-from core.attacks.spec import as_255
+from core.attacks.common import ATTACK_TITLES, norm_of, reach_words
 from core.attacks.success import SUCCESS_RULES
+from core.corruptions import CORRUPTIONS
 from core.errors import ExitLensError
 from core.examples import KeptExample
 from core.figures.theme import SHIFT_GLYPHS, exit_names
 from core.gallery import ORDERS, Fooled, KeptFilter, Shift, address_of, filter_examples, sort_examples
 from core.kept import Kept
-from ui import kept_cache
-from ui.controls import ATTACK_LABELS, glyph_label
+from ui import bound, kept_cache
+from ui.controls import glyph_label
 from ui.kept_cache import Gallery
 from ui.panels import table_downloads
 from ui.pictures import adversarial_pixels, as_bytes, clean_image, data_url
+from ui.words import column_help, help_of, meaning
 
 T = TypeVar("T")
 ANY = "any"
@@ -26,9 +28,6 @@ TILES_PER_PAGE = 24
 ROWS_PER_PAGE = 100
 TILE_WIDTH = 96
 NO_PICTURE = "no picture here"
-ROUNDING_HELP = (
-    "Whether the attack's own rule still holds when every pixel is rounded to a multiple of 1/255, as in a PNG file."
-)
 SHIFTS: dict[str, Shift] = {f"{glyph} {word}": word for word, glyph in SHIFT_GLYPHS.items()}  # type: ignore[misc]
 
 
@@ -40,28 +39,38 @@ def chosen_examples(gallery: Gallery) -> pd.DataFrame:
         return {in_words(value): value for value in sorted(examples[column].unique().tolist())}
 
     rules = {rule.label: name for name, rule in SUCCESS_RULES.items() if examples[name].any()}
+    reaches = {
+        reach_words(norm, epsilon): (norm, epsilon)
+        for norm, epsilon in sorted(set(zip(examples.attack_name.map(norm_of), examples.epsilon, strict=True)))
+        if epsilon < 1 or norm == "l2"
+    }
     with st.sidebar:
+        source = _filter("Made on", "by_model", words("source", labels.__getitem__), help=meaning("source"))
+        attack_name = _filter("Attack", "by_attack", words("attack_name", attack_label))
+        norm, epsilon = _filter("Epsilon", "by_epsilon", reaches, help=meaning("epsilon")) or (None, None)
         wanted = KeptFilter(
-            source=_filter("Made on", "by_model", words("source", labels.__getitem__)),
-            attack_name=_filter("Attack", "by_attack", words("attack_name", attack_label)),
-            epsilon=_filter("Epsilon", "by_epsilon", words("epsilon", as_255)),
+            source=source,
+            attack_name=attack_name,
+            epsilon=epsilon,
+            norm=norm,
             class_name=_filter("True class", "by_class", words("class_name", lambda name: name)),
-            success_rule=_filter("Success rule", "by_rule", rules),
-            shift=_filter("Exit shift", "by_shift", SHIFTS),
+            success_rule=_filter("Success rule", "by_rule", rules, help=meaning("success rule")),
+            shift=_filter("Exit shift", "by_shift", SHIFTS, help=meaning("exit shift")),
             fooled=_filter("Models fooled", "by_fooled", _fooled_words(int(examples.num_shown.max()))),
             survives_rounding=_filter(
-                "Rounded to 8 bits", "by_rounding", {"still succeeds": True, "does not": False}, help=ROUNDING_HELP
+                "Rounded to 8 bits",
+                "by_rounding",
+                {"still succeeds": True, "does not": False},
+                help=meaning("survives rounding"),
             ),
         )
-        order = st.selectbox("Order", list(ORDERS), key="order", bind="query-params", persist_state="session")
+        order = bound.choose(st.selectbox, "Order", list(ORDERS), key="order")
     return sort_examples(filter_examples(examples, wanted), str(order))
 
 
 def _filter(label: str, key: str, values: dict[str, T], help: str | None = None) -> T | None:
     """One of the values, chosen by its words; None lets all through."""
-    chosen = st.selectbox(
-        label, [ANY, *values], key=key, help=help, bind="query-params", persist_state="session", on_change=_first_page
-    )
+    chosen = bound.choose(st.selectbox, label, [ANY, *values], key=key, help=help, on_change=_first_page)
     return values.get(str(chosen))
 
 
@@ -92,14 +101,13 @@ def examples_view(shown: pd.DataFrame, gallery: Gallery) -> None:
     if shown.empty:
         st.info("No kept example is like that. Loosen a filter.")
         return
-    view = st.segmented_control(
+    view = bound.choose(
+        st.segmented_control,
         "Show as",
         ["tiles", "table"],
         default="tiles",
         required=True,
         key="view",
-        bind="query-params",
-        persist_state="session",
         on_change=_first_page,
     )
     per_page = TILES_PER_PAGE if view == "tiles" else ROWS_PER_PAGE
@@ -134,7 +142,7 @@ def _tiles(rows: pd.DataFrame, gallery: Gallery) -> None:
                 st.button(answers, key=f"open-{address}", type="tertiary", on_click=open_example, args=(address,))
                 earlier = "" if example.is_current else "  \nmade on earlier weights"
                 st.caption(
-                    f"{labels[example.source]}  \n{attack_label(example.attack_name)} {as_255(example.epsilon)} · "
+                    f"{labels[example.source]}  \n{attack_label(example.attack_name)}{_reach(example)} · "
                     f"fools {example.num_fooled} of {example.num_shown}  \n{_exits(example, gallery)}{earlier}"
                 )
 
@@ -168,10 +176,13 @@ def _table(rows: pd.DataFrame, gallery: Gallery) -> None:
         key="examples-table",
         on_select=lambda: _open_selected(rows),
         selection_mode="single-row",
-        column_config={
+        column_config=column_help(tuple(table.columns))
+        | {
             "picture": st.column_config.ImageColumn(width="small"),
-            "made at": st.column_config.NumberColumn(format="T = %.2f"),
-            "confidence": st.column_config.ProgressColumn(format="%.2f", min_value=0, max_value=1),
+            "made at": st.column_config.NumberColumn(format="T = %.2f", help=help_of("made at")),
+            "confidence": st.column_config.ProgressColumn(
+                format="%.2f", min_value=0, max_value=1, help=help_of("confidence")
+            ),
             "cost": st.column_config.NumberColumn(format="%.0f %%"),
         },
         alt=f"{len(rows)} kept adversarial examples; select a row to open one",
@@ -219,9 +230,17 @@ def model_labels(kept: Kept) -> dict[str, str]:
     return {name: f"{label} ({name})" if shared.count(label) > 1 else label for name, label in labels.items()}
 
 
+def _reach(example: KeptExample) -> str:
+    if example.epsilon >= 1:
+        return ""  # nothing bounds it
+    return f" {reach_words(norm_of(example.attack_name), example.epsilon)}"
+
+
 def attack_label(name: str) -> str:
     """An attack's name as on its button."""
-    return ATTACK_LABELS.get(name, name.upper())
+    if name in CORRUPTIONS:
+        return CORRUPTIONS[name].label
+    return ATTACK_TITLES.get(name, name.upper()) + (" (L2)" if norm_of(name) == "l2" else "")
 
 
 def open_example(address: str) -> None:

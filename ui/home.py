@@ -1,21 +1,28 @@
 """Home's parts: the live result, the ways in, and what is ready on this machine."""
 
+import os
+
 import pandas as pd
 import streamlit as st
 
 from core.attacks.spec import pgd
+from core.data import DATA_ROOT_VARIABLE as ROOT
+from core.data import selection_text
 from core.datasets import DATASETS
 from core.exits import ExitPolicy
 from core.experiment import ExperimentSpec, attack_for
 from ui import cache, fetching, kept_cache, result, running
 from ui.controls import Setting, glyph_label
 from ui.filling import GALLERY, filling_panel
-from ui.picking import selection_text
+from ui.links import copy_link
+from ui.state import link_to
+from ui.words import column_help, help_of
 
-WAYS_IN: tuple[tuple[str, str, dict[str, str]], ...] = (
-    ("Browse", "Pick images, attack them live and follow them from exit to exit.", {}),
-    ("Show", "One picture, one attack, large: what the viewer sees and what the network says.", {"images": "0"}),
-    ("Inspect", "Aim at the first exit alone and see what the later ones make of it.", {"aim": "Exit 1"}),
+LAB = "pages/attack_lab.py"
+WAYS_IN: tuple[tuple[str, str, str, dict[str, str]], ...] = (
+    ("Browse", "Pick images, attack them live and follow them from exit to exit.", LAB, {}),
+    ("Show", "Five steps, in large type: how an early answer is fooled where the end is not.", "pages/story.py", {}),
+    ("Inspect", "Aim at the first exit alone and see what the later ones make of it.", LAB, {"aim": "exit-1"}),
 )
 
 
@@ -38,6 +45,7 @@ def live_result(setting: Setting) -> None:
         return
     st.markdown(f"Just now, on this machine: PGD within 8/255 against the {what}.")
     result.headline(job.result(), setting)
+    copy_link()
 
 
 def _first_images(setting: Setting) -> tuple[str, str]:
@@ -57,11 +65,11 @@ def what_is_kept() -> None:
 
 
 def ways_in() -> None:
-    """Three links into the lab, one for each kind of viewer."""
+    """Three links, one for each kind of viewer."""
     st.header("Three ways in")
-    for column, (verb, words, query) in zip(st.columns(3), WAYS_IN, strict=True):
+    for column, (verb, words, page, controls) in zip(st.columns(3), WAYS_IN, strict=True):
         with column, st.container(border=True, height="stretch"):
-            st.page_link("pages/attack_lab.py", label=f"**{verb}**", query_params=query)
+            link_to(page, f"**{verb}**", controls)
             st.caption(words)
 
 
@@ -84,27 +92,39 @@ def what_is_ready() -> None:
         for card in cards
     ]
     percent = {
-        name: st.column_config.NumberColumn(format="%.1f %%")
+        name: st.column_config.NumberColumn(format="%.1f %%", help=help_of(name))
         for name in ("final accuracy", "first exit", "first exit's cost")
     }
-    st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=percent)
+    models = pd.DataFrame(rows)
+    st.dataframe(
+        models,
+        hide_index=True,
+        column_config=column_help(tuple(models.columns)) | percent,
+        alt=f"{len(models)} models with their exits, accuracy and cost",
+    )
     for problem in problems:
         st.warning(problem)
     statuses = cache.image_set_statuses()
     known = {card.dataset for card in cards}
+    ready, missing = ([status for status in statuses if status.is_ready is wanted] for wanted in (True, False))
     st.dataframe(
         pd.DataFrame(
             [
                 {
                     "image set": status.name,
-                    "images": status.num_images if status.is_ready else None,
-                    "state": _state_words(status.name.split(":")[0] in known) if status.is_ready else status.problem,
+                    "images": status.num_images,
+                    "state": _state_words(status.name.split(":")[0] in known),
                 }
-                for status in statuses
+                for status in ready
             ]
         ),
         hide_index=True,
+        alt=f"{len(statuses)} image sets, ready or not and why",
     )
+    if missing:
+        # With a data root, something is wrong with it; without one, nothing is.
+        with st.expander(f"{len(missing)} image sets are not here, and why", expanded=bool(os.environ.get(ROOT))):
+            st.markdown("\n".join(f"- {status.problem}" for status in missing))
     fetching.fetch_controls()
 
 

@@ -1,10 +1,13 @@
 """Long work in the background: one worker, a short queue, progress, cancel, results kept by spec."""
 
+import atexit
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from core.attacks.run import AttackProgress
@@ -13,10 +16,11 @@ from core.progress import Progress
 
 MAX_WAITING = 8
 MAX_KEPT = 32
+LAST_WAIT_SECONDS = 5.0
 
 Result = TypeVar("Result")
 AnyProgress = AttackProgress | Progress
-Work = Callable[[Callable[[AnyProgress], None], threading.Event], Result]
+Work = Callable[..., Result]  # takes on_progress and cancel by name
 
 
 @dataclass(eq=False)
@@ -54,6 +58,12 @@ class Job(Generic[Result]):
             return not self.cancel.is_set()
         return not self.future.cancelled() and self.future.exception() is None
 
+    def wait(self, seconds: float) -> bool:
+        """Waits for the end at most so long; False where it takes longer."""
+        assert self.future is not None
+        wait([self.future], timeout=seconds)
+        return self.is_over
+
     def result(self) -> Result:
         """The result of a finished job.
 
@@ -64,6 +74,9 @@ class Job(Generic[Result]):
         return self.future.result()
 
 
+Queue = SimpleQueue[tuple[Job[Any], Work[Any]] | None]  # nothing more comes after None
+
+
 class JobBoard:
     """The jobs of all sessions. Two sessions that ask for the same thing share one job."""
 
@@ -71,8 +84,12 @@ class JobBoard:
         """Starts with no jobs."""
         self._lock = threading.Lock()
         self._jobs: OrderedDict[Hashable, Job[Any]] = OrderedDict()
-        # Torch already spreads one job over all cores: a second worker would slow both.
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job")
+        self._queue: Queue = SimpleQueue()
+        # Torch already spreads one job over all cores: a second worker would slow both. A pool of Python's would do
+        # whatever still waits before the process may end; this one is told to end and given a moment for it.
+        threading.Thread(target=_work, args=(self._queue,), name="jobs", daemon=True).start()
+        weakref.finalize(self, self._queue.put, None)
+        _BOARDS.add(self)
 
     def find(self, spec: Hashable) -> Job[Any] | None:
         """The job of a spec, if it is still known."""
@@ -99,8 +116,8 @@ class JobBoard:
                 return known
             if sum(not job.is_over for job in self._jobs.values()) >= MAX_WAITING:
                 raise ExitLensError(f"{MAX_WAITING} jobs are waiting already. Try again in a moment, or cancel one.")
-            job: Job[Result] = Job(spec)
-            job.future = self._pool.submit(self._run, job, work)
+            job: Job[Result] = Job(spec, future=Future())
+            self._queue.put((job, work))
             self._jobs[spec] = job
             self._jobs.move_to_end(spec)
             for old in [known for known in self._jobs if self._jobs[known].is_over][: -MAX_KEPT or None]:
@@ -123,12 +140,41 @@ class JobBoard:
             unfinished = [other for other in self._jobs.values() if not other.is_over]
         return unfinished.index(job) if job in unfinished else 0
 
-    @staticmethod
-    def _run(job: Job[Result], work: Work[Result]) -> Result:
-        if job.cancel.is_set():
-            raise Cancelled
+    def stop(self) -> None:
+        """Cancels every job and waits a moment for the one under way: the process is about to end."""
+        with self._lock:
+            unfinished = [job for job in self._jobs.values() if not job.is_over]
+        for job in unfinished:
+            job.cancel.set()
+        wait([job.future for job in unfinished if job.future], timeout=LAST_WAIT_SECONDS)
 
-        def remember(progress: AnyProgress) -> None:
-            job.progress = progress
 
-        return work(remember, job.cancel)
+_BOARDS: "weakref.WeakSet[JobBoard]" = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    for board in list(_BOARDS):
+        board.stop()
+
+
+def _work(queue: Queue) -> None:
+    """What the worker of a board does. It knows the queue alone, so that a board nobody has any more takes it along."""
+    while (asked := queue.get()) is not None:
+        job, work = asked
+        assert job.future is not None
+        try:
+            job.future.set_result(_done(job, work))
+        except BaseException as error:  # noqa: BLE001, whatever ended it, those who wait for it are told
+            job.future.set_exception(error)
+        del asked, job, work
+
+
+def _done(job: Job[Result], work: Work[Result]) -> Result:
+    if job.cancel.is_set():
+        raise Cancelled
+
+    def remember(progress: AnyProgress) -> None:
+        job.progress = progress
+
+    return work(on_progress=remember, cancel=job.cancel)

@@ -17,6 +17,7 @@ from core.gallery import distinct_examples, find_pictures
 from core.kept import Kept, KeptRun
 from ui.cache import cards, image_set, image_set_statuses, job_board, loaded_model
 from ui.jobs import JobBoard
+from ui.maps_cache import maps_board
 from ui.warm_up import WarmUp
 
 
@@ -123,9 +124,11 @@ def keep(experiment: Experiment) -> KeptRun:
 
 def warm_up() -> WarmUp:
     """What fills the gallery of a fresh machine; begins with the first page, and anew when models change."""
-    return _warm_up(str(kept_store.kept_folder()), _weights_here(), cards()[0], job_board())
+    return _warm_up(str(kept_store.kept_folder()), _weights_here(), cards()[0], (job_board(), maps_board()))
 
 
 @st.cache_resource(max_entries=1, show_spinner=False, on_release=WarmUp.stop)
-def _warm_up(folder: str, weights: tuple[tuple[str, str], ...], _cards: list[ModelCard], _board: JobBoard) -> WarmUp:
-    return WarmUp(Path(folder), _cards, _board.is_idle)
+def _warm_up(
+    folder: str, weights: tuple[tuple[str, str], ...], _cards: list[ModelCard], _boards: tuple[JobBoard, ...]
+) -> WarmUp:
+    return WarmUp(Path(folder), _cards, lambda: all(board.is_idle() for board in _boards))

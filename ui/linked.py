@@ -1,13 +1,22 @@
 """What a clicked cell, bar or point stands for: its images, and the way to them."""
 
 import streamlit as st
+from torch import Tensor
 
-from core.data import ImageSet
-from ui.picking import MAX_IMAGES, TILES_PER_PAGE, selection_text
+from core.data import ImageSet, selection_text
+from ui import cache
+from ui.picking import MAX_IMAGES, TILES_PER_PAGE
+from ui.state import link_to
+
+
+def linked_rows(chosen: Tensor, set_name: str, *, title: str, key: str) -> None:
+    """The same for the first images of a whole set, (N,) truths that say which."""
+    whole = cache.image_set(set_name)
+    linked_images(whole.indices[: len(chosen)][chosen].tolist(), whole, title=title, key=key)
 
 
 def linked_images(indices: list[int], whole: ImageSet, *, title: str, key: str) -> None:
-    """The images behind a selection as tiles, and a button that opens them in the attack lab.
+    """The images behind a selection as tiles, and a link that opens them in the attack lab.
 
     Args:
         indices: Official indices, present in ``whole``.
@@ -27,13 +36,6 @@ def linked_images(indices: list[int], whole: ImageSet, *, title: str, key: str) 
             name = whole.class_names[int(whole.labels[row])]
             picture = whole.images[row].permute(1, 2, 0).numpy()
             st.image(picture, width=96, caption=f"{index} {name}", alt=f"Image {index}, {name}")
-    if st.button("Open these in the attack lab", key=f"{key}-open"):
-        st.session_state["images"] = selection_text(sorted(indices)[:MAX_IMAGES])
-        st.switch_page(
-            "pages/attack_lab.py", query_params=dict(_link_with(selection_text(sorted(indices)[:MAX_IMAGES])))
-        )
-
-
-def _link_with(images: str) -> list[tuple[str, str]]:
-    kept = [(key, value) for key in st.query_params for value in st.query_params.get_all(key) if key != "images"]
-    return [*kept, ("images", images)]
+    if ":upload-" not in whole.name:  # these are in no link
+        images = selection_text(sorted(indices)[:MAX_IMAGES])
+        link_to("pages/attack_lab.py", "Attack these alone, in the lab", {"images": images})

@@ -10,7 +10,7 @@ from core.exits import ExitDecisions, ExitPolicy
 from core.experiment import twin_of
 from core.metrics import Rate, rate_of
 from core.models.costs import static_fraction
-from ui import cache, running
+from ui import bound, cache, running
 from ui.controls import Setting, glyph_label
 
 AT_ONCE = 256
@@ -90,15 +90,14 @@ def _images_control(setting: Setting) -> tuple[int, str]:
     sizes = [size for size in SIZES if size == "all" or int(size) < whole]
     if len(sizes) == 1:
         return whole, f"{setting.set_name}, all {whole:,} images"
-    size = st.segmented_control(
+    size = bound.choose(
+        st.segmented_control,
         "Images",
         sizes,
         default=sizes[0],
         required=True,
         format_func=SIZES.__getitem__,
         key="measured_on",
-        bind="query-params",
-        persist_state="session",
     )
     if size == "all":
         return whole, f"{setting.set_name}, all {whole:,} images"

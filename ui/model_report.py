@@ -9,11 +9,15 @@ from core.card_text import POINT_NAMES, how_it_was_made
 from core.checkpoints import ModelCard
 from core.experiment import twin_of
 from core.figures import StaticPoint, curve_figure, model_exits_figure
+from core.figures.theme import exit_names
 from core.model_tables import operating_points_table
 from ui import cache
+from ui.captions import WILSON
 from ui.controls import FALLBACKS, Setting, glyph_label
+from ui.linked import linked_rows
 from ui.measuring import Measured, Pair
-from ui.panels import figure_panel, rate_words, table_panel
+from ui.panels import figure_panel, folded_table, rate_words
+from ui.words import help_of, meaning
 
 
 def headline(pair: Pair, setting: Setting) -> None:
@@ -26,30 +30,31 @@ def headline(pair: Pair, setting: Setting) -> None:
     sentence = f"{glyph_label(own.card)} is right on **{rate_words(share)}**{at}"
     if own.card.num_exits > 1:
         sentence += f", for **{100 * relative:.0f} %** of the multiply-adds of a static network"
+    if twin:
+        other, _ = twin.accuracy(policy)
+        sentence += f"; its twin {glyph_label(twin.card)} on {rate_words(other)}"
+    st.markdown(f"{sentence}.")
     columns = st.columns(4)
     columns[0].metric("Right", f"{100 * share.value:.1f} %", help=f"{share.num_hits:,} of {share.num_images:,} images.")
-    columns[1].metric("Mean cost", f"{100 * cost:.0f} %", help="Multiply-adds done, over those of the whole network.")
+    columns[1].metric("Mean cost", f"{100 * cost:.0f} %", help=meaning("cost fraction"))
     columns[2].metric(
         "Of the static cost",
         f"{100 * relative:.0f} %",
-        help="Multiply-adds done, over those of the same network without early exits.",
+        help=meaning("static cost", more="Here: multiply-adds done, over those."),
     )
     if twin:
-        other, _ = twin.accuracy(policy)
-        columns[3].metric(f"{glyph_label(twin.card)}", f"{100 * other.value:.1f} %", help=rate_words(other))
-        sentence += f"; its twin {glyph_label(twin.card)} on {rate_words(other)}"
-    st.markdown(f"{sentence}.")
-    if not twin:
+        columns[3].metric(glyph_label(twin.card), f"{100 * other.value:.1f} %", help=rate_words(other))
+    else:
         st.caption(f"No {_other_kind(own.card)} twin of this model is here to compare with.")
     st.caption(where_words(pair, setting))
     if setting.set_name.endswith(":validation"):
         st.caption("These are the images on which the operating points were chosen: accuracies look a little better.")
 
 
-def exits_panel(pair: Pair, exits: pd.DataFrame, where: str) -> None:
-    """Accuracy and cost of every exit."""
-    st.subheader("What each exit costs and gets right")
-    figure_panel(
+def exits_panel(pair: Pair, setting: Setting, exits: pd.DataFrame, where: str) -> None:
+    """Accuracy and cost of every exit; a selected point shows its images."""
+    st.subheader("What each exit costs and gets right", help=meaning("exit", "cost fraction"))
+    selected = figure_panel(
         model_exits_figure(exits, pair.own.card.kind),
         key="model-exits",
         alt="Accuracy of every exit: "
@@ -59,9 +64,18 @@ def exits_panel(pair: Pair, exits: pd.DataFrame, where: str) -> None:
         )
         + ".",
         caption=f"{where}. Grey: every image, were it answered at this exit; coloured: the images that "
-        "leave there. The table adds multiply-adds of each stage and the accuracy on the card.",
+        "leave there; a click shows the wrong ones among them. The table adds multiply-adds of each stage and the "
+        "accuracy on the card.",
         table=exits,
+        selectable=True,
     )
+    evaluation, names = pair.own.evaluation, exit_names(pair.own.card.num_exits)
+    for exit_index, leaving, *_ in selected[:1]:
+        chosen = ~evaluation.right[:, exit_index]
+        if leaving:
+            chosen &= evaluation.decide(setting.policy).computed_exit == exit_index
+        title = f"Wrong at {names[exit_index]}{', and leaving there' if leaving else ''}"
+        linked_rows(chosen, setting.set_name, title=title, key="model-exits")
 
 
 def curve_panel(pair: Pair, setting: Setting) -> None:
@@ -84,8 +98,7 @@ def curve_panel(pair: Pair, setting: Setting) -> None:
         f"{100 * last.accuracy:.0f} % at the full cost of {glyph_label(early.card)}"
         + (f"; {beside.label}: {100 * beside.accuracy.value:.0f} %." if beside else "."),
         caption=f"{glyph_label(early.card)} · {pair.images}, n = {len(early.evaluation.labels):,} · "
-        f"{FALLBACKS[setting.policy.fallback]} when no exit is sure · cost in multiply-adds · thin bars: 95 % Wilson "
-        "intervals · "
+        f"{FALLBACKS[setting.policy.fallback]} when no exit is sure · cost in multiply-adds · thin bars: {WILSON} · "
         + (f"{beside.label} costs {100 * beside.cost:.1f} %." if beside else "No static twin is here to draw."),
         table=curve,
     )
@@ -105,7 +118,9 @@ def _marked_thresholds(card: ModelCard, now: float) -> dict[float, str]:
 
 
 def _operating_points(early: Measured, curve: pd.DataFrame, images: str) -> None:
-    st.markdown("**Operating points**: thresholds chosen on validation, and what they do here")
+    st.markdown(
+        "**Operating points**: thresholds chosen on validation, and what they do here", help=meaning("operating point")
+    )
     if not early.card.operating_points:
         st.caption("The card of this model names none.")
         return
@@ -122,15 +137,16 @@ def _operating_points(early: Measured, curve: pd.DataFrame, images: str) -> None
         }
     )
     costs = ("cost there", "cost here", "of the static cost")
-    percent = {name: st.column_config.NumberColumn(format="%.1f %%") for name in costs}
-    percent["threshold"] = st.column_config.NumberColumn(format="%.2f")
-    st.dataframe(shown, hide_index=True, column_config=percent)
+    percent = {name: st.column_config.NumberColumn(format="%.1f %%", help=help_of(name)) for name in costs}
+    percent["threshold"] = st.column_config.NumberColumn(format="%.2f", help=help_of("threshold"))
+    st.dataframe(
+        shown, hide_index=True, column_config=percent, alt=f"{len(shown)} operating points, on validation and here"
+    )
     st.caption(
-        f"Accuracy with 95 % Wilson interval. Validation: n = {points.validation_num_images[0]:,}; here: {images}, "
+        f"Accuracy with {WILSON}. Validation: n = {points.validation_num_images[0]:,}; here: {images}, "
         f"n = {points.num_images[0]:,}. Costs are means over images, of the whole network."
     )
-    with st.expander(f"Table, {len(points)} rows"):
-        table_panel(points, key="operating-points")
+    folded_table(points, key="operating-points")
 
 
 def making_panel(card: ModelCard) -> None:
@@ -153,7 +169,7 @@ def where_words(pair: Pair, setting: Setting) -> str:
         words += f" · T = {setting.policy.threshold:.2f}"
         words += "" if setting.policy.fallback == "final" else f", then {FALLBACKS[setting.policy.fallback]}"
     words += "" if pair.own.card.stops_early else " · cannot stop early: costs as its owner gave them"
-    return f"{words} · 95 % Wilson intervals"
+    return f"{words} · {WILSON}"
 
 
 def _other_kind(card: ModelCard) -> str:

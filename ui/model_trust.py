@@ -1,23 +1,48 @@
 """Whether a model can be believed: calibration, overthinking, confusion."""
 
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple
 
 import pandas as pd
 import streamlit as st
 
+from core.calibration import NUM_BINS, bin_index
 from core.figures import calibration_figure, confusion_figure, reliability_figure
 from core.figures.confusion import MAX_NUMBERED
 from core.figures.theme import exit_names
 from core.metrics import rate
-from ui import cache
+from core.model_tables import AMONG
+from ui import bound
 from ui.controls import Setting
-from ui.linked import linked_images
+from ui.linked import linked_rows
 from ui.measuring import Pair
-from ui.panels import figure_panel, rate_words, table_panel
+from ui.panels import figure_panel, folded_table, rate_words
+from ui.words import meaning
 
 
-def calibration_panel(kind: str | None, calibration: pd.DataFrame, reliability: pd.DataFrame, where: str) -> None:
+class SelectedBin(NamedTuple):
+    """A bin of the reliability diagram that was clicked.
+
+    Attributes:
+        exit_index: Of the exit, 0-based.
+        among: Which images it counts.
+        number: Of the bin, 0-based.
+        words: The same for the screen.
+    """
+
+    exit_index: int
+    among: str
+    number: int
+    words: str
+
+
+def calibration_panel(
+    kind: str | None,
+    calibration: pd.DataFrame,
+    reliability: pd.DataFrame,
+    where: str,
+    show_bin: Callable[[SelectedBin], None],
+) -> None:
     """Reliability of one exit, ECE and AUROC of all.
 
     Args:
@@ -25,8 +50,9 @@ def calibration_panel(kind: str | None, calibration: pd.DataFrame, reliability: 
         calibration: Schema ``CALIBRATION``.
         reliability: Schema ``RELIABILITY``.
         where: Model, images and n, for the captions.
+        show_bin: Shows the images of a selected bin.
     """
-    st.subheader("Does confidence mean something?")
+    st.subheader("Does confidence mean something?", help=meaning("confidence", "ECE", "AUROC", "reach"))
     st.caption(
         "A calibrated exit that is 0.80 sure is right 80 % of the time: its calibration error (ECE) is small. AUROC "
         "asks something else: is the exit surer when it is right? 0.5: no, 1: always. A threshold needs both."
@@ -40,16 +66,24 @@ def calibration_panel(kind: str | None, calibration: pd.DataFrame, reliability: 
     with left:
         chosen = names[0]
         if len(names) > 1:
-            chosen = st.selectbox("Reliability of", names, key="reliability_exit", bind="query-params")
+            chosen = bound.choose(
+                st.selectbox,
+                "Reliability of",
+                names,
+                key="reliability_exit",
+                persist_state=None,
+                help=meaning("reliability"),
+            )
         rows = reliability[reliability.exit_index == names.index(chosen)]
         mine = calibration[calibration.exit_index == names.index(chosen)]
         words = "; ".join(_in_words(row) for row in mine.to_dict("records"))
-        figure_panel(
+        selected = figure_panel(
             reliability_figure(rows, kind),
             key="reliability",
             alt=f"Accuracy by confidence at {chosen}. {words}.",
-            caption=f"{chosen} · {where}. Dotted: perfectly calibrated. {words}.",
+            caption=f"{chosen} · {where}. Dotted: perfectly calibrated. {words}. Click a bin to see its images.",
             table=rows,
+            selectable=True,
         )
     with right:
         figure_panel(
@@ -60,11 +94,23 @@ def calibration_panel(kind: str | None, calibration: pd.DataFrame, reliability: 
             + _floor_words(calibration),
             table=calibration,
         )
+    for among, low, high, *_ in selected[:1]:
+        words = f"{chosen}, {among}, confidence {low:.2f}–{high:.2f}"
+        show_bin(SelectedBin(names.index(chosen), among, round(low * NUM_BINS), words))
+
+
+def bin_of_images(pair: Pair, setting: Setting, selected: SelectedBin) -> None:
+    """The images of a bin of the chosen model's reliability diagram."""
+    evaluation = pair.own.evaluation
+    chosen = bin_index(evaluation.confidence[:, selected.exit_index]) == selected.number
+    if selected.among != AMONG[0]:
+        chosen &= evaluation.decide(setting.policy).computed_exit >= selected.exit_index
+    linked_rows(chosen, setting.set_name, title=selected.words, key="reliability")
 
 
 def overthinking_panel(pair: Pair, overthinking: pd.DataFrame, where: str) -> None:
     """How often an exit before the last one computed was right already."""
-    st.subheader("Overthinking")
+    st.subheader("Overthinking", help=meaning("overthinking"))
     if pair.own.card.num_exits == 1:
         st.info("A static model has one exit: nothing can be right earlier.")
         return
@@ -80,8 +126,7 @@ def overthinking_panel(pair: Pair, overthinking: pd.DataFrame, where: str) -> No
         f"{where}. Wasteful: an exit before the last one computed was right already. Destructive: so it was, and the "
         "answer is wrong."
     )
-    with st.expander(f"Table, {len(overthinking)} rows"):
-        table_panel(overthinking, key="overthinking")
+    folded_table(overthinking, key="overthinking")
 
 
 def confusion_panel(pair: Pair, setting: Setting, confusion: pd.DataFrame, where: str) -> None:
@@ -111,10 +156,8 @@ def confusion_panel(pair: Pair, setting: Setting, confusion: pd.DataFrame, where
 def _images_of_cell(pair: Pair, setting: Setting, label: int, answer: int) -> None:
     evaluation, names = pair.own.evaluation, pair.own.card.class_names
     answers = evaluation.decide(setting.policy).prediction
-    whole = cache.image_set(setting.set_name)
-    hits = ((evaluation.labels == label) & (answers == answer)).nonzero()[:, 0]
     title = f"{names[label]} answered as {names[answer]}"
-    linked_images(whole.indices[hits].tolist(), whole, title=title, key="confusion")
+    linked_rows((evaluation.labels == label) & (answers == answer), setting.set_name, title=title, key="confusion")
 
 
 def _in_words(row: Mapping[Hashable, Any]) -> str:

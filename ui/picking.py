@@ -8,13 +8,14 @@ import pandas as pd
 import streamlit as st
 import torch
 
-from core.data import ImageSet, parse_image_set_name
+from core.data import ImageSet, parse_image_set_name, selection_text
 from core.errors import ExitLensError
 from core.exits import decide
 from core.figures.theme import exit_names
 from ui import cache
 from ui.controls import Setting, glyph_label
 from ui.state import run_state
+from ui.words import meaning
 
 MAX_IMAGES = 256
 TILES_PER_PAGE = 20
@@ -78,14 +79,27 @@ def picked_images(setting: Setting, whole: ImageSet) -> str:
     Raises:
         ExitLensError: If the selection cannot be read, or names images that are not there.
     """
-    pool = _pool_table(setting, whole)
     picked = _typed_selection(setting, whole)
     selected = f"{setting.set_name}:{selection_text(sorted(picked))}"
+    _offers(setting, whole, picked, _asked())
+    return selected
+
+
+@st.fragment
+def _offers(setting: Setting, whole: ImageSet, picked: list[int], drawn_for: tuple[str, int]) -> None:
+    """Filters and tiles: a filter changes nothing else on the page, so nothing else is drawn again for it."""
+    if _asked() != drawn_for:
+        st.rerun()
+    pool = _pool_table(setting, whole)
     names = exit_names(setting.card.num_exits)
     columns = st.columns([1.2, 1, 1, 1], vertical_alignment="bottom")
     wanted_class = columns[0].selectbox("Class", ["any", *whole.class_names], key="filter_class")
-    wanted_right = columns[1].selectbox("When clean", ["right or wrong", "right", "wrong"], key="filter_right")
-    wanted_exit = columns[2].selectbox("Leaves at", ["any exit", *names], key="filter_exit")
+    wanted_right = columns[1].selectbox(
+        "When clean", ["right or wrong", "right", "wrong"], key="filter_right", help=meaning("clean")
+    )
+    wanted_exit = columns[2].selectbox(
+        "Leaves at", ["any exit", *names], key="filter_exit", help=meaning("computed exit")
+    )
     matching = pool[
         ((wanted_class == "any") | (pool.class_name == wanted_class))
         & ((wanted_right == "right or wrong") | (pool.right == (wanted_right == "right")))
@@ -94,14 +108,18 @@ def picked_images(setting: Setting, whole: ImageSet) -> str:
     columns[3].button("Surprise me", on_click=_surprise, args=(matching.image_index.tolist(),), width="stretch")
     if matching.empty:
         st.info("No image here is like that. Loosen a filter.")
-        return selected
+        return
     _tiles(matching, whole, picked)
     more = f"; tiles show the first {len(pool)} of {len(whole):,}, any can be picked by index"
     st.caption(
         f"{len(picked)} picked. {len(matching)} of {len(pool)} images match{more if len(whole) > len(pool) else ''}. "
         f"Exits and answers of {glyph_label(setting.card)} at threshold {setting.policy.threshold:.2f}."
     )
-    return selected
+
+
+def _asked() -> tuple[str, int]:
+    """What a tile or Surprise me changes, and the whole page follows."""
+    return st.session_state["images"], st.session_state.get("surprises", 0)
 
 
 def _pool_table(setting: Setting, whole: ImageSet) -> pd.DataFrame:
@@ -180,18 +198,8 @@ def _surprise(candidates: list[int]) -> None:
     if candidates:
         chosen = random.sample(candidates, min(NUM_SURPRISES, len(candidates)))
         st.session_state["images"] = selection_text(sorted(chosen))
+        st.session_state["surprises"] = st.session_state.get("surprises", 0) + 1
         run_state().wants_run = True
-
-
-def selection_text(indices: list[int]) -> str:
-    """Rising indices as a selection reads: ``0-3,7``."""
-    parts: list[list[int]] = []
-    for index in indices:
-        if parts and index == parts[-1][-1] + 1:
-            parts[-1].append(index)
-        else:
-            parts.append([index])
-    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
 
 
 def _picture(image: torch.Tensor) -> np.ndarray:

@@ -1,22 +1,39 @@
 """The result of an attack: headline, population, close-up of one image, and what to take away."""
 
-from urllib.parse import urlencode
-
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from core.experiment import Experiment
+from core.attacks.success import DONE_WORDS
+from core.experiment import Experiment, twin_of
 from core.export import command_of
 from core.figures import transfer_figure
+from core.figures.theme import KIND_GLYPHS
 from core.metrics import rate
 from core.tables import transfer_table
-from ui import cache
+from ui import bound, cache
+from ui.captions import WILSON, images_words, judged_words, made_at_words, made_words
 from ui.controls import Setting, glyph_label
 from ui.filling import keep_button
-from ui.panels import figure_panel, rate_words, table_panel
-from ui.shift import shift_counts_of, shift_panel
+from ui.panels import figure_panel, folded_table, rate_words
+from ui.shift import link_parts, shift_counts_of, shift_panel
 from ui.state import run_state
+from ui.transfer import cells_of, linked_pair
+from ui.words import meaning
+
+RIGHT_WORDS = "those answered rightly when clean"
+ATTACKABLE_WORDS = {
+    "slowed": "those that do not compute everything when clean",
+    "early_broken_final_kept": "all of them, whatever they were answered when clean",
+    "taken_broken_final_kept": "those that the model and its final exit answer rightly when clean",
+    "goal_taken_final_kept": "those that the model and its final exit answer rightly when clean",
+}
+SHORT_WORDS = {
+    "slowed": "slowed down",
+    "goal_reached": "reach the goal",
+    "goal_taken_final_kept": "reach the goal",
+    "early_broken_final_kept": "early exits broken",
+}
 
 
 def headline(experiment: Experiment, setting: Setting) -> pd.DataFrame:
@@ -28,29 +45,37 @@ def headline(experiment: Experiment, setting: Setting) -> pd.DataFrame:
     attackable = own[own.attackable]
     success = rate(int(attackable.succeeded.sum()), len(attackable))
     counts = shift_counts_of(own)
-    fooled = "reach the goal" if own.success_rule.iloc[0] == "goal_reached" else "fooled"
+    rule = str(own.success_rule.iloc[0])
+    words, attackable_words = SHORT_WORDS.get(rule, "fooled"), ATTACKABLE_WORDS.get(rule, RIGHT_WORDS)
     st.markdown(
-        f"**{rate_words(success)} {fooled}** · leave earlier {counts['earlier']}, same {counts['same']}, "
+        f"**{rate_words(success)} {DONE_WORDS[rule]}** · leave earlier {counts['earlier']}, same {counts['same']}, "
         f"later {counts['later']} · {glyph_label(card)}"
     )
     columns = st.columns(4)
     columns[0].metric(
-        fooled.capitalize(),
+        words.capitalize(),
         f"{success.num_hits} of {success.num_images}",
-        help="Of the attackable images: those answered rightly when clean.",
+        help=meaning("attackable", "success rule", more=f"Here: {attackable_words}."),
     )
     columns[1].metric(
         "Mean cost",
         f"{100 * own.clean_cost.mean():.0f} % → {100 * own.adversarial_cost.mean():.0f} %",
-        help="Multiply-adds done, over those of the whole network; clean → adversarial.",
+        help=meaning("cost fraction", more="Clean → adversarial."),
     )
     columns[2].metric(
-        "Mean exit", f"{own.clean_computed_exit.mean() + 1:.1f} → {own.adversarial_computed_exit.mean() + 1:.1f}"
+        "Mean exit",
+        f"{own.clean_computed_exit.mean() + 1:.1f} → {own.adversarial_computed_exit.mean() + 1:.1f}",
+        help=meaning("computed exit", more="Clean → adversarial."),
     )
-    _twin_metric(columns[3], table, experiment)
+    if rule == "slowed":
+        right = [int((own[f"{state}_prediction"] == own.label).sum()) for state in ("clean", "adversarial")]
+        columns[3].metric(
+            "Answered rightly", f"{right[0]} → {right[1]} of {len(own)}", help="A slowdown asks for time."
+        )
+    else:
+        _twin_metric(columns[3], table, experiment)
     st.caption(
-        f"{experiment.results[name].spec.label} · made at T = {experiment.spec.made_at.threshold:.2f} · judged at "
-        f"T = {setting.policy.threshold:.2f} · {experiment.spec.images} · n = {len(own)} · 95 % Wilson interval"
+        f"{made_words(experiment, setting.policy)} · {WILSON}"
         + ("" if card.stops_early else " · cannot stop early: costs as its owner gave them")
     )
     return own
@@ -62,19 +87,26 @@ def _twin_metric(column: DeltaGenerator, table: pd.DataFrame, experiment: Experi
     others = [card for card in experiment.cards.values() if card.name != name]
     if not others:
         return
-    twin = glyph_label(others[0])
-    on_twin = table[table.target == others[0].name]
-    own_attack, same = (on_twin[on_twin.source == source] for source in (others[0].name, name))
+    twin = twin_of(experiment.cards[name], others)
+    other = twin or others[0]
+    called, whole = f"{KIND_GLYPHS[other.kind]} {'Its twin' if twin else other.label}", glyph_label(other)
+    on_other = table[table.target == other.name]
+    own_attack, same = (on_other[on_other.source == source] for source in (other.name, name))
     if own_attack.empty:
         column.metric(
-            f"{twin}, same perturbations", _count(same), help="Fooled by what was made on the model on the left."
+            f"{called}, same perturbations",
+            _count(same),
+            help=meaning("twins", "perturbation", more=f"{whole}, fooled by what was made on the model on the left."),
         )
     else:
         column.metric(
-            f"{twin}, attacked too",
+            f"{called}, attacked too",
             _count(own_attack),
-            help=f"Its twin under the same attack, made on it. The very perturbations on the left fool "
-            f"{_count(same)}: see Who fools whom.",
+            help=meaning(
+                "twins",
+                more=f"{whole} is under the same attack here, made on it. The very perturbations on the left fool "
+                f"{_count(same)}: see Who fools whom.",
+            ),
         )
 
 
@@ -87,21 +119,20 @@ def population(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> N
     """Exit shift and transfer over all picked images."""
     left, right = st.columns([3, 2])
     card = experiment.cards[experiment.spec.model]
-    where = f"{glyph_label(card)}, {experiment.spec.images}, T = {setting.policy.threshold:.2f}"
     with left:
-        st.subheader("Exit shift")
+        st.subheader("Exit shift", help=meaning("exit shift"))
         if card.num_exits == 1:
             st.info("A static model has one exit, so nothing can shift. Choose its early-exit twin in the sidebar.")
         else:
-            shift_panel(own, where)
+            parts = shift_panel(own, f"Click a part to see its images. {made_words(experiment, setting.policy)}")
+            link_parts(experiment, own, parts)
     with right:
-        st.subheader("Who fools whom")
+        st.subheader("Who fools whom", help=meaning("source", "attackable"))
         if len(cache.cards()[0]) > 2:
-            st.toggle(
+            bound.switch(
+                st.toggle,
                 "Try on every other model",
                 key="everyone",
-                bind="query-params",
-                persist_state="session",
                 on_change=_run_again,
                 help="Shows what was made to every model of this data set; nothing is attacked anew.",
             )
@@ -111,17 +142,22 @@ def population(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> N
         transfer = transfer_table(cache.decisions(experiment.spec, setting.policy, experiment))
         shown = transfer[transfer.denominator == "attackable"]
         labels = {name: glyph_label(card) for name, card in experiment.cards.items()}
-        figure_panel(
+        selected = figure_panel(
             transfer_figure(shown, labels),
             key="transfer",
             alt="Transfer. "
             + "; ".join(
-                f"{row.source} to {row.target}: {row.num_fooled} of {row.num_images}" for row in shown.itertuples()
+                f"{labels[str(row.source)]} to {labels[str(row.target)]}: {row.num_fooled} of {row.num_images}"
+                for row in shown.itertuples()
             ),
-            caption="Fooled, of the images that source and target answer rightly when clean. "
-            f"n = {len(own)}, T = {setting.policy.threshold:.2f}.",
+            caption="Fooled, of the images that source and target answer rightly when clean; under the pointer: "
+            f"{WILSON}. Click a cell to see its images. {experiment.spec.attack.label} · {made_at_words(experiment)} · "
+            f"{judged_words(setting.policy)} · {images_words(experiment)}.",
             table=transfer,
+            selectable=True,
         )
+        for source, target in cells_of(selected, shown, labels):
+            linked_pair(experiment, setting, "attackable", source, target, "transfer-cell")
 
 
 def _run_again() -> None:
@@ -129,21 +165,11 @@ def _run_again() -> None:
 
 
 def take_away(experiment: Experiment, setting: Setting) -> None:
-    """The link, the command and the tables."""
+    """Keep, the command and the table of everything; uploads have neither command nor link."""
     st.subheader("Take it with you")
-    if ":upload-" in experiment.spec.images:
-        st.info("Your own pictures are in no link and no command; take the tables and the perturbations instead.")
-        _all_decisions(experiment, setting)
-        return
-    keep_button(experiment)
-    st.caption("Link that opens this page with its result")
-    query = urlencode([(key, value) for key in st.query_params for value in st.query_params.get_all(key)])
-    st.code(f"{(st.context.url or '').split('?')[0]}?{query}".rstrip("?"), language=None, wrap_lines=True)
-    st.caption("Command that remakes the attack on this model")
-    st.code(command_of(experiment.spec), language="bash", wrap_lines=True)
-    _all_decisions(experiment, setting)
-
-
-def _all_decisions(experiment: Experiment, setting: Setting) -> None:
-    with st.expander("All decisions: every image, source and target"):
-        table_panel(cache.decisions(experiment.spec, setting.policy, experiment), key="decisions")
+    if ":upload-" not in experiment.spec.images:
+        keep_button(experiment)
+        st.caption("Command that remakes the attack on this model")
+        st.code(command_of(experiment.spec), language="bash", wrap_lines=True)
+    decisions = cache.decisions(experiment.spec, setting.policy, experiment)
+    folded_table(decisions, key="decisions", title="All decisions: every image, source and target")

@@ -4,20 +4,23 @@ from typing import Any
 
 import streamlit as st
 
-from core.attacks.spec import LinfAttack, as_255
-from core.data import parse_image_set_name
+from core.attacks.spec import AttackSpec
+from core.data import parse_image_set_name, selection_text
 from core.exits import ExitPolicy
 from core.experiment import Experiment, ExperimentSpec, attack_for
 from ui import cache
-from ui.controls import Setting, attack_controls, set_controls
+from ui.attack_controls import attack_controls
+from ui.controls import Setting
 from ui.jobs import Job
-from ui.picking import selection_line, selection_text
+from ui.picking import selection_line
+from ui.restoring import set_controls
 from ui.state import PAIR_RUN, RunState, run_state
 
-PATIENCE_SECONDS = 8.0  # generous: a busy machine must not leave a first page empty
+PATIENCE_SECONDS = 8.0
+QUICK_SECONDS = 1.5  # what is over by then is waited for: progress, and the pass through the page after it, take longer
 
 
-def spec_of(setting: Setting, images: str, attack: LinfAttack, made_at: ExitPolicy) -> ExperimentSpec:
+def spec_of(setting: Setting, images: str, attack: AttackSpec, made_at: ExitPolicy) -> ExperimentSpec:
     """The experiment on a model and its twin that the controls ask for; what does not change it is left out.
 
     Args:
@@ -27,8 +30,11 @@ def spec_of(setting: Setting, images: str, attack: LinfAttack, made_at: ExitPoli
         made_at: The policy in force while attacking.
     """
     attack = attack_for(setting.card, attack)
-    sources = targets = cache.pair_names(setting.card)
-    if st.session_state.get("everyone"):
+    targets = cache.pair_names(setting.card)
+    # A static twin only looks on where the attack goes through early exits.
+    sources = targets[:1] if attack.needs_early_exits else targets
+    # Its toggle stands below the result, so on a cold link the address alone knows of it.
+    if st.session_state.get("everyone", st.query_params.get("everyone", "").lower() == "true"):
         others = (card.name for card in cache.cards()[0] if card.dataset == setting.card.dataset)
         targets = tuple(dict.fromkeys([*sources, *others]))
     return ExperimentSpec(images, sources, targets, attack, made_at)
@@ -54,15 +60,18 @@ def pair_experiment(setting: Setting) -> Experiment | None:
 def run_button(spec: ExperimentSpec, setting: Setting, run: str = PAIR_RUN) -> None:
     """The Run button, and progress with Cancel while an attack is under way.
 
-    An experiment that is kept already, or that takes no longer than ``PATIENCE_SECONDS``, opens with its result.
+    An experiment that is kept already, or that takes no longer than ``PATIENCE_SECONDS``, opens with its result;
+    so does one that usually would, however busy the machine is now: a page never opens empty.
     """
     state = run_state(run)
     columns = st.columns([1, 4], vertical_alignment="center")
     clicked = columns[0].button("Run attack", type="primary", key="run", width="stretch", shortcut="Ctrl+Enter")
-    seconds = cache.estimated_seconds(spec)
-    if clicked or state.wants_run or (state.asked is None and seconds <= PATIENCE_SECONDS):
+    seconds, usual = cache.estimated_seconds(spec), cache.usual_seconds(spec)
+    if clicked or state.wants_run or (state.asked is None and min(seconds, usual) <= PATIENCE_SECONDS):
         state.asked, state.wants_run = spec, False
-        cache.start_experiment(spec)
+        started = cache.start_experiment(spec)
+        if seconds <= QUICK_SECONDS:
+            started.wait(QUICK_SECONDS)
     elif cache.job_board().find(spec):
         state.asked = spec
     job = cache.job_board().find(state.asked) if state.asked else None
@@ -114,7 +123,7 @@ def history() -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.button("Undo", on_click=_undo, help="Back to the run before.")
         for number, spec in enumerate(reversed(past)):
-            words = f"{spec.attack.name.upper()} {as_255(spec.attack.epsilon)} · {spec.images.partition(':')[2]}"
+            words = f"{spec.attack.short_label} · {spec.images.partition(':')[2]}"
             st.button(
                 words,
                 key=f"past-{number}",
@@ -135,6 +144,8 @@ def _undo() -> None:
 def _bring_back(spec: ExperimentSpec) -> None:
     dataset, split, _ = parse_image_set_name(spec.images)
     set_controls(spec, cache.image_set(f"{dataset}:{split}").class_names)
+    pair = {name for card in cache.cards()[0] if card.name == spec.model for name in cache.pair_names(card)}
+    st.session_state["everyone"] = not set(spec.targets) <= pair
     run_state().wants_run = True
 
 

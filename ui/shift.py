@@ -11,9 +11,11 @@ from core.figures.theme import SHIFT_GLYPHS, exit_names, signed
 from core.metrics import rate
 from core.shift_tables import exit_flow_table, share_out_table, shift_groups
 from ui import cache
-from ui.controls import FALLBACKS, Setting, glyph_label
+from ui.captions import WILSON, made_words
+from ui.controls import Setting, glyph_label
 from ui.linked import linked_images
-from ui.panels import figure_panel, rate_words, table_panel
+from ui.panels import figure_panel, folded_table, rate_words
+from ui.words import meaning
 
 IN_WORDS = {"earlier": "leave earlier", "same": "leave at the same exit", "later": "leave later"}
 
@@ -44,26 +46,25 @@ def headline(experiment: Experiment, setting: Setting, own: pd.DataFrame, effici
         f"right answers {_right_words(row, 'clean')} → {_right_words(row, 'adversarial')}"
     )
     columns = st.columns(4)
-    columns[0].metric(f"{SHIFT_GLYPHS[most]} {most.capitalize()}", f"{counts[most]} of {len(own)}")
+    columns[0].metric(
+        f"{SHIFT_GLYPHS[most]} {most.capitalize()}", f"{counts[most]} of {len(own)}", help=meaning("exit shift")
+    )
     columns[1].metric(
         "Mean cost",
         f"{_percent(row.clean_mean_cost)} → {_percent(row.adversarial_mean_cost)}",
-        help="Multiply-adds done, over those of the whole network; clean → adversarial.",
+        help=meaning("cost fraction", more="Clean → adversarial."),
     )
-    columns[2].metric("Right answers", f"{row.clean_num_right} → {row.adversarial_num_right} of {len(own)}")
+    columns[2].metric(
+        "Right answers",
+        f"{row.clean_num_right} → {row.adversarial_num_right} of {len(own)}",
+        help=meaning("answered exit", more="Clean → adversarial, of all images."),
+    )
     columns[3].metric(
         "Efficacy",
         f"{row.clean_eec_trapezoid:.2f} → {row.adversarial_eec_trapezoid:.2f}",
-        help=f"Area under the curve of images out by each cost. It is {row.eec_floor:.2f} even if no image leaves "
-        "early.",
+        help=meaning("efficacy", more=f"Its floor here is {row.eec_floor:.2f}."),
     )
-    result = experiment.results[experiment.spec.model]
-    st.caption(
-        f"{glyph_label(experiment.cards[experiment.spec.model])} · {result.spec.label} · made at "
-        f"T = {result.made_at.threshold:.2f} · judged at T = {setting.policy.threshold:.2f}; when no "
-        f"exit is sure, {FALLBACKS[setting.policy.fallback]} · {experiment.spec.images} · "
-        f"n = {len(own)} · 95 % intervals: Wilson for shares, bootstrap over images for the change in cost"
-    )
+    st.caption(f"{made_words(experiment, setting.policy)} · {WILSON}; bootstrap over images for the change in cost")
 
 
 def shift_counts_of(rows: pd.DataFrame) -> dict[str, int]:
@@ -119,6 +120,7 @@ def who_moves_where(experiment: Experiment, own: pd.DataFrame, where: str) -> No
             key="exit-flow",
             alt=f"Flow from the exit when clean to the exit when adversarial. {alt}.",
             caption=f"The same images as ribbons, as wide as they are many. {where}.",
+            table=flow,
         )
     chosen = np.zeros(len(own), dtype=bool)
     for clean, adversarial in cells:
@@ -127,8 +129,15 @@ def who_moves_where(experiment: Experiment, own: pd.DataFrame, where: str) -> No
         words = ", ".join(f"{names[clean]} → {names[adversarial]}" for clean, adversarial in cells)
         _linked(experiment, chosen, words, "matrix")
     st.subheader("Earlier, same or later")
-    chosen[:] = False
-    parts = shift_panel(own, f"Not fooled includes images already wrong when clean. {where}")
+    parts = shift_panel(
+        own, f"Not fooled includes images already wrong when clean. Click a part to see its images. {where}"
+    )
+    link_parts(experiment, own, parts)
+
+
+def link_parts(experiment: Experiment, own: pd.DataFrame, parts: list[tuple[str, str]]) -> None:
+    """The images behind the selected parts of the strip, each a group and the word of a direction."""
+    chosen = np.zeros(len(own), dtype=bool)
     for group, word in parts:
         sign = {"earlier": -1, "same": 0, "later": 1}[word]
         chosen |= own.index.isin(shift_groups(own)[group].index) & (np.sign(own.exit_shift) == sign).to_numpy()
@@ -139,6 +148,7 @@ def who_moves_where(experiment: Experiment, own: pd.DataFrame, where: str) -> No
 def what_it_costs(experiment: Experiment, own: pd.DataFrame, efficiency: pd.DataFrame, where: str) -> None:
     """Change in cost per image, and the share of images out by each cost; accuracy beside both."""
     card, row = experiment.cards[experiment.spec.model], efficiency.iloc[0]
+    names = exit_names(card.num_exits)
     right = f"Right answers {_right_words(row, 'clean')} → {_right_words(row, 'adversarial')}"
     left, middle = st.columns(2)
     with left:
@@ -146,7 +156,8 @@ def what_it_costs(experiment: Experiment, own: pd.DataFrame, efficiency: pd.Data
             cost_change_figure(own, efficiency),
             key="cost-change",
             alt=f"Change in cost of each of {len(own)} images; mean {_change_words(row)}.",
-            caption=f"Each bar is an image; band: 95 % interval of the mean, {_change_words(row)}. {right}. {where}.",
+            caption=f"Each bar is an image, shown when clicked; band: 95 % interval of the mean, "
+            f"{_change_words(row)}. {right}. {where}.",
             table=own[["image_id", "label", "clean_cost", "adversarial_cost", "exit_shift", "succeeded"]],
             selectable=True,
         )
@@ -154,20 +165,25 @@ def what_it_costs(experiment: Experiment, own: pd.DataFrame, efficiency: pd.Data
         saving = f"{_percent(row.clean_mean_saving)} → {_percent(row.adversarial_mean_saving)}"
         efficacy = f"{row.clean_eec_trapezoid:.2f} → {row.adversarial_eec_trapezoid:.2f}"
         share_out = share_out_table(own, card.exit_costs)
-        figure_panel(
+        out = figure_panel(
             share_out_figure(share_out, efficiency),
             key="share-out",
             alt=f"Share of images out by each cost. Saving {saving}, efficacy {efficacy}, floor {row.eec_floor:.2f}.",
             caption=f"Mean saving (1 − mean cost) {saving}. Efficacy (area under the curve) {efficacy}; it is "
-            f"{row.eec_floor:.2f} even if no image leaves early. {right}. {where}.",
+            f"{row.eec_floor:.2f} even if no image leaves early. {right}. Click a point to see who is out by then. "
+            f"{where}.",
             table=share_out,
+            selectable=True,
         )
     chosen = np.zeros(len(own), dtype=bool)
     chosen[[point[0] for point in selected if point[0] < len(own)]] = True
     if selected:
         _linked(experiment, chosen, "Selected by their change in cost", "cost")
-    with st.expander("Cost and accuracy of all, the fooled and the others"):
-        table_panel(efficiency, key="efficiency")
+    for state, exit_index, *_ in out[:1]:
+        is_out = (own[f"{state}_computed_exit"] <= exit_index).to_numpy()
+        title = "Nobody is out yet" if exit_index < 0 else f"{state.capitalize()}, out by {names[exit_index]}"
+        _linked(experiment, is_out, title, "share-out")
+    folded_table(efficiency, key="efficiency", title="Cost and accuracy of all, the fooled and the others")
 
 
 def while_generating(experiment: Experiment) -> None:
@@ -178,20 +194,24 @@ def while_generating(experiment: Experiment) -> None:
     aim = (
         "The attack aims at that very exit, looked up again at every step."
         if result.spec.aim == "taken"
-        else f"The attack itself aims {result.spec.label.rsplit('at ', 1)[-1]}."
+        else f"The attack itself is {result.spec.label}."
     )
     first, last = (made_at[made_at.step == step] for step in (0, made_at.step.max()))
     mean_exits = [float((rows.exit_index * rows.share).sum()) + 1 for rows in (first, last)]
-    figure_panel(
+    selected = figure_panel(
         figure,
         key="exits-made-at",
         alt=f"Share of images about to leave at each exit, by step; the mean exit goes from {mean_exits[0]:.1f} to "
         f"{mean_exits[1]:.1f}.",
-        caption=f"Mean exit {mean_exits[0]:.1f} → {mean_exits[1]:.1f}. {aim} {glyph_label(experiment.cards[name])}, "
-        f"{result.spec.label}, made at T = {result.made_at.threshold:.2f}, whatever the threshold in the sidebar; "
-        f"{experiment.spec.images}, n = {len(result.labels)}.",
+        caption=f"Mean exit {mean_exits[0]:.1f} → {mean_exits[1]:.1f}. {aim} The threshold in the sidebar moves "
+        f"nothing here. Click a cell to see its images. {made_words(experiment)}.",
         table=made_at,
+        selectable=True,
     )
+    names = exit_names(experiment.cards[name].num_exits)
+    for exit_index, step in selected[:1]:
+        about_to_leave = (result.steps[step].exit_taken == exit_index).numpy()
+        _linked(experiment, about_to_leave, f"About to leave at {names[exit_index]} at step {step}", "made-at")
 
 
 def _linked(experiment: Experiment, chosen: np.ndarray, title: str, key: str) -> None:

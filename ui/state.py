@@ -3,6 +3,7 @@
 Keys in ``LINK`` are bound to the address: they are the link. Keys in ``SESSION`` live as long as the tab.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import streamlit as st
@@ -25,6 +26,24 @@ LINK = (
     "goal",
     "random_start",
     "stop",
+    "norm",
+    "epsilon_l2",
+    "for_all",
+    "through",
+    "tries",
+    "early_steps",
+    "alpha",
+    "published_steps",
+    "start",
+    "loss",
+    "ball",
+    "unsure",
+    "slow_steps",
+    "worst_steps",
+    "restarts",
+    "corruption",
+    "severity",
+    "seed",
     "made_at",
     "detail",
     "everyone",
@@ -48,9 +67,40 @@ LINK = (
     "step",
     "example",
     "image",
+    "methods",
+    "explained",
+    "explained_class",
+    "map_view",
+    "own_scales",
+    "map_num_steps",
+    "map_num_samples",
+    "map_noise",
+    "map_window",
+    "map_stride",
+    "map_baseline",
+    "map_seed",
+    "in_question",
+    "compared_at",
+    "scene",
+    "looked_at",
+    "told_with",
+    "study",
+    "study_policy",
+    "study_attack",
+    "study_epsilon",
+    "study_aim",
+    "other_study",
+    "placed_study",
+    "placed_on",
+    "placed_examples",
+    "blocks",
 )
 
 
+# Before a control's key in the address of a link inside the dashboard. What a session keeps of a control outweighs
+# the control's own key in an address, and Streamlit drops that on the way from page to page.
+SET = "set-"
+FOLLOWED = ("images", "aim")  # what links inside the dashboard set; both are text, as an address is
 MAX_HISTORY = 10
 
 
@@ -90,9 +140,56 @@ class ModelsState:
     timed: TimingSpec | None = None
 
 
+@dataclass
+class AttributionState:
+    """What the page of attribution remembers between reruns.
+
+    Attributes:
+        opened: Id of the image whose point was clicked last.
+    """
+
+    opened: str | None = None
+
+
+@dataclass
+class StoryState:
+    """What the Story page remembers between reruns.
+
+    Attributes:
+        taken_up: Address of the kept example whose model and policy the controls were set to.
+        put_aside: Address of one that the controls no longer fit; empty when there is none.
+    """
+
+    taken_up: str = ""
+    put_aside: str = ""
+
+
 # The pages about one model and its twin look at one experiment; the transfer page compares many models.
 PAIR_RUN, TRANSFER_RUN = "pair-run", "transfer-run"
-SESSION: dict[str, type] = {"uploads": dict, PAIR_RUN: RunState, TRANSFER_RUN: RunState, "models": ModelsState}
+SESSION: dict[str, type] = {
+    "uploads": dict,
+    "refused": dict,
+    "opened_page": str,
+    PAIR_RUN: RunState,
+    TRANSFER_RUN: RunState,
+    "models": ModelsState,
+    "attribution": AttributionState,
+    "story": StoryState,
+}
+
+
+def link_to(page: str, label: str, controls: Mapping[str, str]) -> None:
+    """A link to a page with some controls of ``FOLLOWED`` set; the others stay as they are."""
+    st.page_link(page, label=label, query_params={f"{SET}{key}": value for key, value in controls.items()})
+
+
+def follow_link() -> None:
+    """Sets the controls that a followed link names; before any control is drawn."""
+    for key in FOLLOWED:
+        if SET + key in st.query_params:
+            st.session_state[key] = st.query_params[SET + key]
+            del st.query_params[SET + key]
+            run_state().wants_run = True
 
 
 def run_state(run: str = PAIR_RUN) -> RunState:
@@ -104,4 +201,16 @@ def run_state(run: str = PAIR_RUN) -> RunState:
 def models_state() -> ModelsState:
     """The memory of the page of models in this session."""
     state: ModelsState = st.session_state["models"]
+    return state
+
+
+def attribution_state() -> AttributionState:
+    """The memory of the page of attribution in this session."""
+    state: AttributionState = st.session_state["attribution"]
+    return state
+
+
+def story_state() -> StoryState:
+    """The memory of the Story page in this session."""
+    state: StoryState = st.session_state["story"]
     return state

@@ -6,17 +6,22 @@ import pandas as pd
 import streamlit as st
 
 from core.checkpoints import ModelCard
-from core.data import ImageSet
+from core.data import ImageSet, selection_text
+from core.errors import ExitLensError
 from core.experiment import Experiment, ExperimentSpec
 from core.figures import directions_figure, transfer_figure
 from core.metrics import rate
 from core.tables import DENOMINATORS, transfer_images, transfer_table
 from core.transfer import directions_table
-from ui import cache
-from ui.controls import Setting, attack_controls, glyph_label
+from ui import bound, cache
+from ui.attack_controls import attack_controls
+from ui.captions import WILSON, images_words, judged_words, made_at_words
+from ui.controls import Setting, glyph_label
 from ui.linked import linked_images
+from ui.links import copy_link
 from ui.panels import figure_panel, rate_words
-from ui.picking import selection_line, selection_text
+from ui.picking import selection_line
+from ui.words import meaning
 
 IN_WORDS = {
     "attackable": "Of the images that source and target answer rightly when clean",
@@ -57,6 +62,12 @@ def controls(setting: Setting) -> Asked:
         # An exit that is offered must exist on every source.
         fewest = min(early or [setting.card], key=lambda card: card.num_exits)
         attack, made_at = attack_controls(fewest, whole.class_names)
+        if attack.needs_early_exits:
+            sources = tuple(card.name for card in early)
+            if not sources:
+                raise ExitLensError(
+                    f"{attack.title} goes through early exits. Choose an early-exit model to make it on."
+                )
         st.caption("A static source has one exit, so only early-exit sources are moved by what the attack aims at.")
     images = f"{setting.set_name}:{selection_text(sorted(picked))}"
     shown = tuple(dict.fromkeys([*sources, *targets]))
@@ -64,29 +75,31 @@ def controls(setting: Setting) -> Asked:
 
 
 def _models(label: str, cards: dict[str, ModelCard], key: str) -> tuple[str, ...]:
-    chosen = st.multiselect(
+    chosen = bound.choose(
+        st.multiselect,
         label,
         list(cards),
         format_func=lambda name: glyph_label(cards[name]),
         placeholder="all models",
+        help=meaning("source"),
         key=key,
-        bind="query-params",
-        persist_state="session",
     )
     return tuple(chosen or cards)
 
 
 def denominator_control() -> str:
     """Of which images shares are taken."""
-    chosen = st.segmented_control(
+    chosen = bound.choose(
+        st.segmented_control,
         "Counted images",
         list(DENOMINATORS),
         default=DENOMINATORS[0],
         required=True,
         key="counted",
-        bind="query-params",
-        persist_state="session",
-        help=". ".join(f"{name}: {words[0].lower()}{words[1:]}" for name, words in IN_WORDS.items()) + ".",
+        help=meaning(
+            "denominator",
+            more=". ".join(f"{name}: {words[0].lower()}{words[1:]}" for name, words in IN_WORDS.items()) + ".",
+        ),
     )
     return str(chosen)
 
@@ -107,6 +120,7 @@ def matrix(experiment: Experiment, setting: Setting, targets: tuple[str, ...], d
         )
     else:
         st.markdown("**Only attacks on the models themselves are shown**: there is no pair of two models to count.")
+    copy_link(experiment.spec.images)
     selected = figure_panel(
         transfer_figure(shown, labels),
         key="transfer-matrix",
@@ -119,21 +133,36 @@ def matrix(experiment: Experiment, setting: Setting, targets: tuple[str, ...], d
         table=table,
         selectable=True,
     )
-    images = transfer_images(decisions)
-    sources = [name for name in labels if name in set(shown.source)]
-    columns = [name for name in labels if name in set(shown.target)]
-    for row, column in selected[:1]:
-        source, target = sources[row], columns[column]
-        cell = images[(images.source == source) & (images.target == target) & images[denominator] & images.fooled]
-        linked_images(
-            indices_of(cell.image_id, experiment.image_set),
-            experiment.image_set,
-            title=f"Made on {labels[source]}, fooled {labels[target]}",
-            key="transfer-cell",
-        )
+    for source, target in cells_of(selected, shown, labels):
+        linked_pair(experiment, setting, denominator, source, target, "transfer-cell")
     if not selected:
         st.caption("Click a cell to see its images.")
     return table
+
+
+def cells_of(selected: list[list[int]], shown: pd.DataFrame, labels: dict[str, str]) -> list[tuple[str, str]]:
+    """Source and target of the selected cell of a transfer matrix, none or one.
+
+    Args:
+        selected: Row and column of each selected cell.
+        shown: The rows that were drawn (schema ``TRANSFER``).
+        labels: Name on screen of each model, in the order of rows and columns.
+    """
+    sources = [name for name in labels if name in set(shown.source)]
+    targets = [name for name in labels if name in set(shown.target)]
+    return [(sources[row], targets[column]) for row, column in selected[:1]]
+
+
+def linked_pair(experiment: Experiment, setting: Setting, denominator: str, source: str, target: str, key: str) -> None:
+    """The images that were made on one model and fooled another."""
+    images = transfer_images(cache.decisions(experiment.spec, setting.policy, experiment))
+    fooled = images[(images.source == source) & (images.target == target) & images[denominator] & images.fooled]
+    linked_images(
+        indices_of(fooled.image_id, experiment.image_set),
+        experiment.image_set,
+        title=f"Made on {glyph_label(experiment.cards[source])}, fooled {glyph_label(experiment.cards[target])}",
+        key=key,
+    )
 
 
 def directions(experiment: Experiment, setting: Setting, transfer: pd.DataFrame, denominator: str) -> None:
@@ -143,30 +172,33 @@ def directions(experiment: Experiment, setting: Setting, transfer: pd.DataFrame,
     labels = {name: glyph_label(card) for name, card in experiment.cards.items()}
     architectures = {card.architecture for card in experiment.cards.values()}
     why = {
-        True: "no two models of one architecture here" if len(architectures) > 1 else "there is one model only",
-        False: "only one architecture is here" if len(architectures) == 1 else "no pair with an image to count",
+        True: "no two models<br>of one architecture here" if len(architectures) > 1 else "there is one<br>model only",
+        False: "only one<br>architecture is here" if len(architectures) == 1 else "no pair with<br>an image to count",
     }
     words = [
         f"{'same' if same else 'different'} architecture{'' if same else 's'}, {direction}: "
         + ", ".join(f"{row.num_fooled} of {row.num_images}" for row in group.itertuples())
         for (same, direction), group in shown.groupby(["same_architecture", "direction"], sort=False)
     ]
-    figure_panel(
+    selected = figure_panel(
         directions_figure(shown, labels, why),
         key="transfer-directions",
         alt="Transfer by kind of source and target. " + "; ".join(words),
-        caption="One point a pair of models, never pooled. Grey: made on a static model, purple: on an early-exit one; "
-        "■ shown to a static model, ● to an early-exit one. Dotted: the two ways of one pair. "
-        f"{IN_WORDS[denominator]}; 95 % Wilson intervals. {_where(experiment, setting)}.",
+        caption="One point a pair of models, never pooled: made on → shown to. Grey: made on a static model, purple: "
+        "on an early-exit one; "
+        "■ shown to a static model, ● to an early-exit one. Dotted: the two ways of one pair. Click "
+        "a point to see its images. "
+        f"{IN_WORDS[denominator]}; {WILSON}. {_where(experiment, setting)}.",
         table=shown,
+        selectable=True,
     )
+    for source, target in selected[:1]:
+        linked_pair(experiment, setting, denominator, source, target, "direction")
 
 
 def _where(experiment: Experiment, setting: Setting) -> str:
-    return (
-        f"{experiment.spec.attack.label}, made at T = {experiment.spec.made_at.threshold:.2f}, judged at "
-        f"T = {setting.policy.threshold:.2f}; {experiment.spec.images}, n = {len(experiment.image_set)}"
-    )
+    policies = f"{made_at_words(experiment)} · {judged_words(setting.policy)}"
+    return f"{experiment.spec.attack.label} · {policies} · {images_words(experiment)}"
 
 
 def indices_of(image_ids: "pd.Series[str]", image_set: ImageSet) -> list[int]:

@@ -4,8 +4,9 @@ import streamlit as st
 import torch
 
 from core.errors import ExitLensError
+from core.evaluation import logits_of
 from core.exits import decide
-from core.uploads import FORMATS, MAX_BYTES, RESIZING, read_picture, uploaded_images
+from core.uploads import FORMATS, MAX_BYTES, RESIZING, uploaded_images
 from ui import cache
 from ui.controls import Setting
 
@@ -33,7 +34,7 @@ def own_pictures(setting: Setting) -> str | None:
     pictures, names = [], []
     for file in files[:MAX_PICTURES]:
         try:
-            pictures.append(read_picture(file.getvalue(), file.name, size))
+            pictures.append(torch.from_numpy(cache.uploaded_picture(file.file_id, file.name, size, file.getvalue())))
             names.append(file.name)
         except ExitLensError as error:
             st.error(str(error))
@@ -42,8 +43,7 @@ def own_pictures(setting: Setting) -> str | None:
     if not pictures:
         return None
     model, _ = cache.loaded_model(setting.card.name, setting.card.weights_sha256)
-    with torch.no_grad():
-        answers = decide(model(torch.stack(pictures).float() / 255), setting.policy).prediction.tolist()
+    answers = decide(logits_of(model, torch.stack(pictures).float() / 255), setting.policy).prediction.tolist()
     labels = []
     with st.grid(min_column_width=150, gap="small", key="own-pictures"):
         for number, (picture, name, answer) in enumerate(zip(pictures, names, answers, strict=True)):

@@ -2,17 +2,19 @@
 
 import streamlit as st
 
+from core.machine import machine_words
 from core.timing import NUM_IMAGES, Timing, TimingSpec, spreads
 from ui import cache, running
 from ui.controls import Setting, glyph_label
 from ui.measuring import Pair
-from ui.panels import table_panel
+from ui.panels import folded_table
 from ui.state import models_state
+from ui.words import meaning
 
 
 def wall_clock_panel(pair: Pair, setting: Setting) -> None:
     """A button, progress, and the times as ratios with their spread."""
-    st.subheader("Wall-clock")
+    st.subheader("Wall-clock", help=meaning("stops early"))
     card, twin = pair.own.card, pair.twin
     if card.num_exits == 1:
         st.info("A static model cannot stop early, so there is nothing to time. Choose an early-exit model.")
@@ -51,11 +53,13 @@ def wall_clock_panel(pair: Pair, setting: Setting) -> None:
 
 
 def _show(timing: Timing, pair: Pair) -> None:
-    machine, found = timing.machine, spreads(timing.table)
+    found = spreads(timing.table)
     relative = timing.mean_cost / pair.own.static_cost
     columns = st.columns(len(found) + 1)
     columns[0].metric(
-        "Multiply-adds", f"{100 * relative:.0f} %", help="Of those of the static network, on these images."
+        "Multiply-adds",
+        f"{100 * relative:.0f} %",
+        help=meaning("static cost", more="Here: multiply-adds done on these images, over those."),
     )
     for column, spread in zip(columns[1:], found, strict=True):
         label = "Time, one by one" if spread.batch_size == 1 else f"Time, batch of {spread.batch_size}"
@@ -67,9 +71,6 @@ def _show(timing: Timing, pair: Pair) -> None:
         column.caption(f"{100 * spread.low:.0f}–{100 * spread.high:.0f} % over {spread.num_repeats} repeats")
     st.caption(
         f"Of the static network's · {timing.spec.image_set}, first {timing.table.num_images[0]} images · T = "
-        f"{timing.spec.policy.threshold:.2f} · cpu, {machine['threads']} threads on {machine['cores']} cores, "
-        f"{machine['omp_wait_policy'].lower() or 'default'} waiting, {machine['architecture']} "
-        f"{machine['instructions']}"
+        f"{timing.spec.policy.threshold:.2f} · {machine_words(timing.machine)}"
     )
-    with st.expander(f"Table, {len(timing.table)} rows"):
-        table_panel(timing.table, key="wall-clock")
+    folded_table(timing.table, key="wall-clock")

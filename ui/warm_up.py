@@ -13,6 +13,7 @@ from core.datasets import DATASETS
 from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy
 from core.experiment import ExperimentSpec, attack_for, run_experiment
+from core.story import warm_up_story
 
 SWITCH = "EXITLENS_WARM_UP"
 # The quickest first, so that every model has something to show within seconds. At 2/255 nothing is seen.
@@ -23,7 +24,10 @@ _LOOK_SECONDS = 0.1
 
 
 def warm_up_specs(cards: list[ModelCard]) -> list[ExperimentSpec]:
-    """Every attack of ``ATTACKS`` on every model with bundled samples, shown to all models of its data set."""
+    """Every attack of ``ATTACKS`` on every model with bundled samples, shown to all models of its data set.
+
+    Then what the Story page needs, whatever of it is not among those.
+    """
     specs = []
     for attack in ATTACKS:
         for card in cards:
@@ -33,6 +37,15 @@ def warm_up_specs(cards: list[ModelCard]) -> list[ExperimentSpec]:
                 specs.append(
                     ExperimentSpec(images, (card.name,), (card.name, *others), attack_for(card, attack), ExitPolicy())
                 )
+    return list(dict.fromkeys([*specs, *_story_specs(cards)]))
+
+
+def _story_specs(cards: list[ModelCard]) -> list[ExperimentSpec]:
+    specs = []
+    for card in cards:
+        if DATASETS[card.dataset].has_samples:
+            others = [other.name for other in cards if other.dataset == card.dataset and other is not card]
+            specs += warm_up_story(card, f"{card.dataset}:samples:0-{NUM_SAMPLES - 1}", (card.name, *others))
     return specs
 
 

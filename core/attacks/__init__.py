@@ -1,6 +1,33 @@
-"""Attacks on exits: specs, objectives, the sign-step loop, success rules and the one function that runs them."""
+"""Attacks on exits: specs, objectives, one file per method, success rules and the one function that runs them."""
 
 from core.attacks.run import AttackProgress, AttackResult, attack
-from core.attacks.spec import PRESETS, AttackSpec, EarlyAttack, LinfAttack
+from core.attacks.spec import (
+    PRESETS,
+    AttackSpec,
+    CorruptionAttack,
+    EarlyAttack,
+    L2Attack,
+    LinfAttack,
+    PublishedEarlyAttack,
+    SlowdownAttack,
+    StepAttack,
+    UniversalAttack,
+    WorstCaseAttack,
+)
 
-__all__ = ["PRESETS", "AttackProgress", "AttackResult", "AttackSpec", "EarlyAttack", "LinfAttack", "attack"]
+__all__ = [
+    "PRESETS",
+    "AttackProgress",
+    "AttackResult",
+    "AttackSpec",
+    "CorruptionAttack",
+    "EarlyAttack",
+    "L2Attack",
+    "LinfAttack",
+    "PublishedEarlyAttack",
+    "SlowdownAttack",
+    "StepAttack",
+    "UniversalAttack",
+    "WorstCaseAttack",
+    "attack",
+]

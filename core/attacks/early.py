@@ -1,14 +1,13 @@
 """The deployed Early Attack: what the policy answers becomes wrong and sure, while the final exit stays right."""
 
 from collections.abc import Callable
-from dataclasses import fields
 
 import torch
 from torch import Tensor
 
+from core.attacks.early_spec import EarlyAttack
 from core.attacks.linf import project, unit_mean
-from core.attacks.spec import EarlyAttack
-from core.attacks.steps import Step, observe
+from core.attacks.steps import Step, observe, with_rows
 from core.exits import ExitDecisions, ExitPolicy, decide
 from core.models import ExitModel
 
@@ -33,9 +32,10 @@ def early_loss(
 ) -> Tensor:
     """What the attack climbs: how sure the attacked exit is of a wrong class, less what the final exit lacks.
 
-    Two terms, both at most 0. The first is the log-probability of the best wrong class at the attacked exit,
-    over what is enough: halfway between the threshold and 1. The second is the final exit's margin for the true
-    class (largest logit of another class subtracted) where it falls short of ``FINAL_MARGIN``.
+    Two terms, both at most 0. The first is the log-probability of the best wrong class (or of the goal class) at
+    the attacked exit, over what is enough: halfway between the threshold and 1; 1 under a policy that does not go by
+    confidence. The second is the final exit's margin for the true class (largest logit of another class subtracted)
+    where it falls short of ``FINAL_MARGIN``.
 
     Args:
         logits: Of the current images, (N, K, C).
@@ -55,8 +55,9 @@ def early_loss(
     # An exit that answers earlier must give way first: nobody would see a later one.
     attacked = torch.minimum(through, decide(logits.detach(), policy).answered_exit)
     rows = torch.arange(len(logits), device=logits.device)
-    sure = _best_wrong(logits[rows, attacked].log_softmax(dim=-1), labels)
-    enough = torch.log(torch.tensor((1 + policy.threshold) / 2, dtype=logits.dtype, device=logits.device))
+    surely = logits[rows, attacked].log_softmax(dim=-1)
+    sure = _best_wrong(surely, labels) if spec.goal_class is None else surely[:, spec.goal_class]
+    enough = torch.log(torch.tensor((1 + _needed(policy)) / 2, dtype=logits.dtype, device=logits.device))
     return (sure - enough).clamp(max=0) + (_margin(logits, labels) - FINAL_MARGIN).clamp(max=0)
 
 
@@ -78,7 +79,7 @@ def early_steps(
         spec: What to do.
         policy: What is deployed.
         clean_logits: Not needed.
-        on_step: Called after each step with its number, from 1 to ``spec.num_passes`` at most; may raise to end
+        on_step: Called after each step with its number, from 1 to ``spec.passes(K)`` at most; may raise to end
             the attack.
 
     Returns:
@@ -105,7 +106,7 @@ def early_steps(
         else:
             adversarial[open_rows[fell]] = found[fell]
             steps = [
-                _with_rows(kept, open_rows[fell], record, fell) for kept, record in zip(steps, records, strict=True)
+                with_rows(kept, open_rows[fell], record, fell) for kept, record in zip(steps, records, strict=True)
             ]
         open_rows, done = open_rows[~fell], done + spec.num_steps
         if not len(open_rows):
@@ -137,13 +138,13 @@ def _steps_through(
             logits = model(at)
             loss = early_loss(logits, labels[moving], spec, policy, through[moving])
         decisions = decide(logits.detach(), policy)
-        slack = _slack(logits.detach(), decisions, labels[moving], policy)
+        slack = _slack(logits.detach(), decisions, labels[moving], spec, policy)
         better = slack > best_slack[moving]
         best[moving[better]], best_slack[moving[better]] = current[moving[better]], slack[better]
         if number == spec.num_steps:
             break
         record = observe(logits.detach(), labels[moving], loss.detach(), policy)
-        steps.append(_with_rows(steps[-1], moving, record, slice(None)) if steps else record)
+        steps.append(with_rows(steps[-1], moving, record, slice(None)) if steps else record)
         (gradient,) = torch.autograd.grad(loss.sum(), at)
         momentum[moving] = spec.decay * momentum[moving] + unit_mean(gradient)
         restless = loss.detach() < 0
@@ -158,12 +159,18 @@ def _steps_through(
     return torch.where(fell[:, None, None, None], best, current), fell, steps
 
 
-def _slack(logits: Tensor, decisions: ExitDecisions, labels: Tensor, policy: ExitPolicy) -> Tensor:
+def _slack(logits: Tensor, decisions: ExitDecisions, labels: Tensor, spec: EarlyAttack, policy: ExitPolicy) -> Tensor:
     """By how much an image has succeeded: the nearer of losing its sure wrong answer or its final exit; else -1."""
-    sure = torch.log(decisions.confidence / max(policy.threshold, 1e-9))
+    sure = torch.log(decisions.confidence / max(_needed(policy), 1e-9))
     slack = torch.minimum(sure, _margin(logits, labels)).clamp(min=0)
-    succeeded = (decisions.prediction != labels) & (logits[:, -1].argmax(dim=-1) == labels)
+    wanted = decisions.prediction != labels if spec.goal_class is None else decisions.prediction == spec.goal_class
+    succeeded = wanted & (logits[:, -1].argmax(dim=-1) == labels)
     return torch.where(succeeded, slack, -1.0)
+
+
+def _needed(policy: ExitPolicy) -> float:
+    """The confidence that is enough to leave; no confidence is known to be where the policy goes by another score."""
+    return policy.threshold if policy.score == "confidence" else 1.0
 
 
 def _best_wrong(values: Tensor, labels: Tensor) -> Tensor:
@@ -175,13 +182,3 @@ def _margin(logits: Tensor, labels: Tensor) -> Tensor:
     """By how much the final exit prefers the true class, (N,)."""
     final = logits[:, -1]
     return final.gather(1, labels[:, None])[:, 0] - _best_wrong(final, labels)
-
-
-def _with_rows(old: Step, rows: Tensor, new: Step, chosen: Tensor | slice) -> Step:
-    """A record in which these rows are the chosen ones of another."""
-    columns = []
-    for field in fields(Step):
-        column = getattr(old, field.name).clone()
-        column[rows] = getattr(new, field.name)[chosen]
-        columns.append(column)
-    return Step(*columns)

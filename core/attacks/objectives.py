@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.attacks.spec import LinfAttack
+from core.attacks.spec import StepAttack
 from core.exits import ExitPolicy, decide
 
 
@@ -15,7 +15,7 @@ def exit_cross_entropies(logits: Tensor, classes: Tensor) -> Tensor:
     return flat.view(num_images, num_exits)
 
 
-def objective_loss(logits: Tensor, labels: Tensor, spec: LinfAttack, policy: ExitPolicy) -> Tensor:
+def objective_loss(logits: Tensor, labels: Tensor, spec: StepAttack, policy: ExitPolicy) -> Tensor:
     """The loss that the attack climbs.
 
     Args:
@@ -31,6 +31,8 @@ def objective_loss(logits: Tensor, labels: Tensor, spec: LinfAttack, policy: Exi
     per_exit = exit_cross_entropies(logits, classes)
     if spec.objective == "mean":
         loss = per_exit.mean(dim=1)
+    elif spec.objective == "max-average":
+        loss = per_exit.sum(dim=1)
     elif spec.objective == "taken":
         loss = per_exit.gather(1, decide(logits.detach(), policy).answered_exit[:, None])[:, 0]
     else:

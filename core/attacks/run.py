@@ -1,25 +1,48 @@
 """Runs an attack on any number of images and judges it by what is stored."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from core.attacks.aimed import Watch, aimed, fill_records
+from core.attacks.common import Norm
+from core.attacks.corruption import answer_loss, corruption_steps
 from core.attacks.early import early_loss, early_steps
-from core.attacks.linf import sign_steps
+from core.attacks.early_published import published_loss, published_steps
+from core.attacks.l2 import project_l2
+from core.attacks.linf import sign_steps, start_of
 from core.attacks.objectives import objective_loss
-from core.attacks.spec import AttackSpec, EarlyAttack, LinfAttack
-from core.attacks.steps import Step, observe
+from core.attacks.slowdown import slowdown_loss, slowdown_steps
+from core.attacks.spec import (
+    AttackSpec,
+    CorruptionAttack,
+    EarlyAttack,
+    L2Attack,
+    LinfAttack,
+    PublishedEarlyAttack,
+    SlowdownAttack,
+    StepAttack,
+    UniversalAttack,
+    WorstCaseAttack,
+)
+from core.attacks.steps import Step, Steps, observe
 from core.attacks.success import SUCCESS_RULES, Case
+from core.attacks.universal import fitted_steps, universal_loss
+from core.attacks.worst_case import worst_case_steps
 from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy
+from core.machine import device_of
 from core.metrics import Rate, rate_of
 from core.models import ExitModel
+from core.models.prepared import PreparedModel
 from core.progress import CancelToken
 
 BATCH_SIZE = 128
+FIT_SHARE = 0.9  # of the work of an attack that is fitted beforehand
 
 
 @dataclass(frozen=True)
@@ -27,18 +50,35 @@ class Method:
     """How the specs of one kind are carried out.
 
     Attributes:
-        steps: From model, images, labels, spec, policy, clean logits and a callback per step to the adversarial
-            images and ``num_steps`` records.
-        loss: From logits, labels, spec and policy to the loss of each image.
+        steps: What attacks one batch.
+        loss: From a case and the spec to the loss of each adversarial image.
+        fit: Where something is fitted before the first batch: from model, first batch, spec, policy and a callback
+            per step to the ``steps``, which then are not given.
     """
 
-    steps: Callable[..., tuple[Tensor, list[Step]]]
-    loss: Callable[..., Tensor]
+    steps: Steps | None
+    loss: Callable[[Case, Any], Tensor]
+    fit: Callable[..., Steps] | None = None
+
+
+def _by_labels(loss: Callable[..., Tensor]) -> Callable[[Case, Any], Tensor]:
+    """The loss of a case from one of logits, labels, spec and policy."""
+    return lambda case, spec: loss(case.adversarial_logits, case.labels, spec, case.policy)
+
+
+def _by_own_answers(case: Case, spec: PublishedEarlyAttack) -> Tensor:
+    return published_loss(case.adversarial_logits, case.clean_logits[:, -1].argmax(dim=-1), spec)
 
 
 METHODS: dict[type[AttackSpec], Method] = {
-    LinfAttack: Method(sign_steps, objective_loss),
-    EarlyAttack: Method(early_steps, early_loss),
+    LinfAttack: Method(sign_steps, _by_labels(objective_loss)),
+    L2Attack: Method(sign_steps, _by_labels(objective_loss)),
+    EarlyAttack: Method(early_steps, _by_labels(early_loss)),
+    PublishedEarlyAttack: Method(published_steps, _by_own_answers),
+    SlowdownAttack: Method(slowdown_steps, _by_labels(slowdown_loss)),
+    UniversalAttack: Method(None, _by_labels(universal_loss), fitted_steps),
+    WorstCaseAttack: Method(worst_case_steps, _by_labels(answer_loss)),
+    CorruptionAttack: Method(corruption_steps, _by_labels(answer_loss)),
 }
 
 
@@ -80,8 +120,10 @@ class AttackResult:
         perturbations: (N, 3, H, W) float16; with the images they are the adversarial images.
         clean_logits: (N, K, C) float32 forward pass.
         adversarial_logits: (N, K, C) of the stored adversarial images: the truth.
-        steps: ``num_steps + 1`` records, start first; the last is of the stored images.
+        steps: Records, ``num_steps + 1`` of an attack by steps: the start first, the stored images last. That one
+            alone where nothing was watched on the way.
         seconds: Wall-clock.
+        precision: Number format of the gradients; every verdict is float32.
     """
 
     spec: AttackSpec
@@ -93,6 +135,7 @@ class AttackResult:
     adversarial_logits: Tensor
     steps: tuple[Step, ...]
     seconds: float
+    precision: str = "float32"
 
     @property
     def adversarial(self) -> Tensor:
@@ -114,8 +157,13 @@ def apply_perturbations(images: Tensor, perturbations: Tensor) -> Tensor:
     return (images + perturbations.to(images.dtype)).clamp(0, 1)
 
 
-def store_perturbations(images: Tensor, adversarial: Tensor, epsilon: float) -> Tensor:
+def store_perturbations(images: Tensor, adversarial: Tensor, epsilon: float, norm: Norm = "linf") -> Tensor:
     """Perturbations as float16, rounded towards zero where rounding would leave the ball."""
+    if norm == "l2":
+        exact = project_l2(adversarial - images, epsilon)
+        stored = exact.half()
+        longer = stored.double().abs() > exact.double().abs()
+        return torch.where(longer, torch.nextafter(stored, torch.zeros_like(stored)), stored)
     exact = (adversarial - images).clamp(-epsilon, epsilon)
     stored = exact.half()
     shorter = torch.nextafter(stored, torch.zeros_like(stored))
@@ -129,6 +177,8 @@ def attack(
     spec: AttackSpec,
     policy: ExitPolicy,
     *,
+    search: PreparedModel | None = None,
+    watch: Watch = "computed exits",
     batch_size: int = BATCH_SIZE,
     on_progress: Callable[[AttackProgress], None] | None = None,
     cancel: CancelToken | None = None,
@@ -137,10 +187,13 @@ def attack(
 
     Args:
         model: Any exit model, frozen and in eval mode; only read.
-        images: (N, 3, H, W) in [0, 1].
+        images: (N, 3, H, W) in [0, 1]; batches go to where the model is, results come back to where these are.
         labels: True classes, (N,).
         spec: The attack.
         policy: In force while attacking.
+        search: The same model prepared for gradients; without it the model itself is searched with. What is found is
+            judged by the model in any case.
+        watch: What the records of the steps hold, and so what has to be computed; see ``core.attacks.aimed``.
         batch_size: Images at a time; does not change the result beyond float rounding.
         on_progress: Called after each step.
         cancel: Checked after each step.
@@ -152,31 +205,45 @@ def attack(
         ExitLensError: If images or labels do not fit, or the spec does not fit the model.
         Cancelled: Once ``cancel`` is set.
     """
-    _check_input(images, labels, model.num_classes)
+    check_input(images, labels, model.num_classes)
     if batch_size < 1:
         raise ExitLensError(f"The batch size is {batch_size}; one image or more is needed.")
     spec.check_model(model.num_exits, model.num_classes)
     started, method = time.perf_counter(), METHODS[type(spec)]
-    num_images = len(images)
+    searched, applied = aimed(search or model, spec, policy, watch)
+    num_images, num_passes = len(images), spec.passes(model.num_exits)
+    device = device_of(model)
     parts: list[tuple[Tensor, Tensor, Tensor, list[Step]]] = []
+
+    def report(step: int, num_steps: int, num_done: int, share: float) -> None:
+        if on_progress:
+            seconds = time.perf_counter() - started
+            on_progress(AttackProgress(step, num_steps, num_done, num_images, share, seconds))
+        if cancel and cancel.is_set():
+            raise Cancelled
+
+    def on_fit(step: int) -> None:
+        report(step, num_passes, 0, FIT_SHARE * step / num_passes)
+
+    fitted = method.fit(searched, images[:batch_size].to(device), spec, policy, on_fit) if method.fit else None
+    run, before = fitted or method.steps, FIT_SHARE if fitted else 0.0
+    assert run is not None
     for first in range(0, num_images, batch_size):
-        batch, batch_labels = images[first : first + batch_size], labels[first : first + batch_size]
+        batch, batch_labels = (of[first : first + batch_size].to(device) for of in (images, labels))
 
         def on_step(step: int, done: int = first, count: int = len(batch)) -> None:
-            share = (done + count * step / spec.num_passes) / num_images
-            if on_progress:
-                seconds = time.perf_counter() - started
-                on_progress(AttackProgress(step, spec.num_passes, done, num_images, share, seconds))
-            if cancel and cancel.is_set():
-                raise Cancelled
+            share = (done + count * step / num_passes) / num_images
+            report(step, num_passes, done, before + (1 - before) * share)
 
         with torch.no_grad():
             clean_logits = model(batch)
-        adversarial, steps = method.steps(model, batch, batch_labels, spec, policy, clean_logits, on_step)
-        perturbations = store_perturbations(batch, adversarial, spec.epsilon)
+        adversarial, steps = run(searched, batch, batch_labels, applied, policy, clean_logits, on_step)
+        steps = [] if watch == "nothing" else [fill_records(step, model.num_exits, policy) for step in steps]
+        perturbations = store_perturbations(batch, adversarial, spec.epsilon, spec.norm)
         with torch.no_grad():
             logits = model(apply_perturbations(batch, perturbations))
-        steps.append(observe(logits, batch_labels, method.loss(logits, batch_labels, spec, policy), policy))
+        case = Case(clean_logits, logits, batch_labels, policy, spec.goal_class)
+        steps.append(observe(logits, batch_labels, method.loss(case, spec), policy))
         parts.append((perturbations, clean_logits, logits, steps))
     all_perturbations, all_clean, all_adversarial, step_lists = zip(*parts, strict=True)
     return AttackResult(
@@ -184,25 +251,54 @@ def attack(
         made_at=policy,
         images=images,
         labels=labels,
-        perturbations=torch.cat(all_perturbations),
-        clean_logits=torch.cat(all_clean),
-        adversarial_logits=torch.cat(all_adversarial),
-        steps=tuple(_joined(list(records)) for records in zip(*step_lists, strict=True)),
+        perturbations=torch.cat(all_perturbations).to(images.device),
+        clean_logits=torch.cat(all_clean).to(images.device),
+        adversarial_logits=torch.cat(all_adversarial).to(images.device),
+        steps=tuple(_joined(records, images.device) for records in zip(*step_lists, strict=True)),
         seconds=time.perf_counter() - started,
+        precision=search.precision if search else str(images.dtype).removeprefix("torch."),
     )
 
 
-def _joined(records: list[Step]) -> Step:
-    return Step(
-        loss=torch.cat([record.loss for record in records]),
-        predicted=torch.cat([record.predicted for record in records]),
-        confidence=torch.cat([record.confidence for record in records]),
-        true_probability=torch.cat([record.true_probability for record in records]),
-        exit_taken=torch.cat([record.exit_taken for record in records]),
-    )
+def images_at_step(
+    model: ExitModel, images: Tensor, labels: Tensor, spec: AttackSpec, policy: ExitPolicy, step: int
+) -> Tensor:
+    """What the images look like after some steps of the attack, (N, 3, H, W): the attack made again up to there.
+
+    Args:
+        model: As in ``attack``, as are the next four.
+        images: (N, 3, H, W) in [0, 1].
+        labels: (N,).
+        spec: An attack that can be replayed.
+        policy: In force.
+        step: From 0, the start, to ``spec.num_steps``.
+    """
+    assert isinstance(spec, StepAttack | SlowdownAttack) and spec.can_be_replayed
+    if not step:
+        return start_of(images, spec)
+    run = METHODS[type(spec)].steps
+    assert run is not None
+    there = (of.to(device_of(model)) for of in (images, labels))
+    return run(model, *there, replace(spec, num_steps=step), policy)[0].to(images.device)
 
 
-def _check_input(images: Tensor, labels: Tensor, num_classes: int) -> None:
+def _joined(records: Sequence[Step], device: torch.device) -> Step:
+    """The records of all batches as one, brought to where the images are."""
+    columns = [torch.cat([getattr(record, field.name) for record in records]) for field in fields(Step)]
+    return Step(*(column.to(device) for column in columns))
+
+
+def check_input(images: Tensor, labels: Tensor, num_classes: int) -> None:
+    """Checks that there are images and labels that an attack can work on.
+
+    Args:
+        images: (N, 3, H, W) in [0, 1], one or more.
+        labels: (N,), below ``num_classes``.
+        num_classes: Of the model.
+
+    Raises:
+        ExitLensError: If something does not fit.
+    """
     if images.ndim != 4 or images.shape[1] != 3 or not len(images):
         raise ExitLensError(f"Images have shape {tuple(images.shape)}; one or more of (3, height, width) are needed.")
     if images.dtype not in (torch.float32, torch.float64) or not (images.min() >= 0 and images.max() <= 1):

@@ -1,36 +1,79 @@
-"""Attack specs: cache key, table row, label and test id in one."""
+"""Attack specs: cache key, table row, label and test id in one. Those of the step attacks, and the union of all."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self, get_args
 
+from core.attacks.common import (
+    AttackKind,
+    Norm,
+    as_255,
+    check_exit_and_goal,
+    check_goal_exists,
+    check_numbers,
+    step_within,
+)
+from core.attacks.corruption_spec import CorruptionAttack
+from core.attacks.early_spec import EarlyAttack, PublishedEarlyAttack
+from core.attacks.slowdown_spec import SlowdownAttack
+from core.attacks.universal_spec import UniversalAttack
+from core.attacks.worst_case_spec import WorstCaseAttack
 from core.errors import ExitLensError
 
-Objective = Literal["taken", "final", "mean", "exit"]
+__all__ = [
+    "PRESETS",
+    "AttackSpec",
+    "CorruptionAttack",
+    "EarlyAttack",
+    "L2Attack",
+    "LinfAttack",
+    "Objective",
+    "PublishedEarlyAttack",
+    "SlowdownAttack",
+    "StepAttack",
+    "UniversalAttack",
+    "WorstCaseAttack",
+    "as_255",
+    "early",
+    "fgsm",
+    "l2_attack",
+    "mi_fgsm",
+    "pgd",
+]
+
+Objective = Literal["taken", "final", "mean", "max-average", "exit"]
+AIM_WORDS = {
+    "taken": "at the exit taken",
+    "final": "at the final exit",
+    "mean": "at the mean of all exits",
+    "max-average": "at each exit in turn, the worst for all kept",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinfAttack:
-    """A sign-step attack inside the L-infinity ball; FGSM, PGD and MI-FGSM differ in numbers only.
+class StepAttack(AttackKind):
+    """Steps along the gradient inside a ball; the attacks of this kind differ in numbers and in the ball alone.
 
     Attributes:
-        name: What the numbers make it: ``fgsm``, ``pgd`` or ``mi-fgsm`` for the presets.
-        epsilon: Radius of the ball, in pixels of [0, 1].
-        step_size: Length of one step per pixel, same unit.
+        name: What the numbers make it.
+        epsilon: Radius of the ball, in pixels of [0, 1]; over the whole image for ``l2``.
+        step_size: Length of one step, same unit.
         num_steps: Gradient steps.
         decay: Momentum kept from step to step; 0 for none.
         random_start: Start uniformly inside the ball instead of at the image.
         objective: Whose cross-entropy is raised: of the exit ``taken`` by the policy (looked up again at every
-            step), of the ``final`` exit, the ``mean`` of all exits, or one chosen ``exit``.
+            step), of the ``final`` exit, the ``mean`` of all exits, or one chosen ``exit``; ``max-average``: one
+            attack on each exit, and of these the one that raises the sum over all exits most, image by image.
         exit_index: The chosen exit, 0-based; only with the objective ``exit``.
         goal_class: Class to reach; None for an untargeted attack.
         stop_when_fooled: Leave each image as it is from its first success on.
         seed: Draws the random starts.
     """
 
-    name: str = "pgd"
-    epsilon: float = 8 / 255
-    step_size: float = 2 / 255
+    max_radius: ClassVar[float] = 1
+    name: str
+    epsilon: float
+    step_size: float
     num_steps: int = 10
     decay: float = 0.0
     random_start: bool = False
@@ -42,8 +85,11 @@ class LinfAttack:
 
     def __post_init__(self) -> None:
         """Checks every field that does not depend on a model."""
-        _check_numbers(self, epsilon=(0, 1), step_size=(0, 1), decay=(0, 10), num_steps=(1, 1000), seed=(0, 2**31 - 1))
-        if self.name == "fgsm" and (self.num_steps != 1 or self.step_size != self.epsilon or self.decay):
+        far = (0, self.max_radius)
+        check_numbers(self, epsilon=far, step_size=far, decay=(0, 10), num_steps=(1, 1000), seed=(0, 2**31 - 1))
+        if self.name.startswith(("fgsm", "fgm")) and (
+            self.num_steps != 1 or self.step_size != self.epsilon or self.decay
+        ):
             raise ExitLensError("FGSM is one step of length epsilon without momentum. Choose pgd or mi-fgsm for more.")
         if self.objective not in get_args(Objective):
             raise ExitLensError(
@@ -51,20 +97,26 @@ class LinfAttack:
             )
         if (self.objective == "exit") != (self.exit_index is not None):
             raise ExitLensError("The objective 'exit' needs an exit_index, and no other objective takes one.")
-        if self.exit_index is not None and self.exit_index < 0:
-            raise ExitLensError(f"exit_index is {self.exit_index}; exits count from 0.")
-        if self.goal_class is not None and self.goal_class < 0:
-            raise ExitLensError(f"goal_class is {self.goal_class}; classes count from 0.")
+        check_exit_and_goal(self.exit_index, self.goal_class)
 
     @property
     def aim(self) -> str:
         """What it aims at in one word: the objective, or such as ``exit-1`` for a chosen exit."""
         return self.objective if self.exit_index is None else f"exit-{self.exit_index + 1}"
 
+    def passes(self, num_exits: int) -> int:
+        """Gradients taken of each image at most, on a model of that many exits."""
+        return self.num_steps * (num_exits if self.objective == "max-average" else 1)
+
     @property
-    def num_passes(self) -> int:
-        """Gradients taken of each image, at most."""
-        return self.num_steps
+    def can_be_replayed(self) -> bool:
+        """Whether the attack of fewer steps is the beginning of this one: not where it chooses at the end."""
+        return self.objective != "max-average"
+
+    @property
+    def start_radius(self) -> float:
+        """How far from the image a random start may lie: anywhere in the ball."""
+        return self.epsilon
 
     @property
     def depends_on_policy(self) -> bool:
@@ -81,18 +133,23 @@ class LinfAttack:
     @property
     def label(self) -> str:
         """The spec in words, such as ``PGD 8/255, 10 steps of 2/255, at the exit taken``."""
-        steps = "" if self.num_steps == 1 else f", {self.num_steps} steps of {as_255(self.step_size)}"
+        size = as_255(self.step_size) if self.norm == "linf" else f"{self.step_size:.4g}"
+        steps = "" if self.num_steps == 1 else f", {self.num_steps} steps of {size}"
         extras = [f"decay {self.decay:g}"] if self.decay else []
         extras += ["random start"] if self.random_start else []
         extras += [f"goal class {self.goal_class}"] if self.goal_class is not None else []
         extras += ["stopped when fooled"] if self.stop_when_fooled else []
-        aim = {
-            "taken": "at the exit taken",
-            "final": "at the final exit",
-            "mean": "at the mean of all exits",
-            "exit": f"at exit {(self.exit_index or 0) + 1}",
-        }[self.objective]
-        return ", ".join([f"{self.name.upper()} {as_255(self.epsilon)}{steps}", aim, *extras])
+        aim = AIM_WORDS.get(self.objective, f"at exit {(self.exit_index or 0) + 1}")
+        return ", ".join([f"{self.short_label}{steps}", aim, *extras])
+
+    def as_static(self) -> Self:
+        """The same attack on a model with the final exit alone, and so a single objective."""
+        return replace(self, objective="final", exit_index=None)
+
+    def at_epsilon(self, epsilon: float) -> Self:
+        """The same attack within another radius, its steps as long a part of it."""
+        step = step_within(self.step_size, self.epsilon, epsilon, self.max_radius)
+        return replace(self, epsilon=epsilon, step_size=step)
 
     def check_model(self, num_exits: int, num_classes: int) -> None:
         """Checks the fields that depend on the model.
@@ -102,100 +159,39 @@ class LinfAttack:
         """
         if self.exit_index is not None and self.exit_index >= num_exits:
             raise ExitLensError(f"The attack aims at exit {self.exit_index + 1}; this model has {num_exits}.")
-        if self.goal_class is not None and self.goal_class >= num_classes:
-            raise ExitLensError(f"The goal is class {self.goal_class}; this model has classes 0 to {num_classes - 1}.")
+        check_goal_exists(self.goal_class, num_classes)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EarlyAttack:
-    """The deployed Early Attack: an early exit answers wrongly and surely while the final exit stays right.
+class LinfAttack(StepAttack):
+    """A sign-step attack inside the L-infinity ball: FGSM, PGD and MI-FGSM; fields as in ``StepAttack``."""
 
-    Attributes:
-        name: Always ``early``.
-        epsilon: Radius of the ball, in pixels of [0, 1].
-        step_size: Length of one step per pixel, same unit.
-        num_steps: Gradient steps through one exit, at most.
-        decay: Momentum kept from step to step; 0 for none.
-        exit_index: The early exit to go through, 0-based; None tries several and keeps the first that gives way.
-        num_tries: Exits tried on an image that holds out; only without an ``exit_index``.
-    """
-
-    name: Literal["early"] = "early"
+    name: Literal["fgsm", "pgd", "mi-fgsm"] = "pgd"
     epsilon: float = 8 / 255
     step_size: float = 2 / 255
-    num_steps: int = 20
-    decay: float = 0.8
-    exit_index: int | None = None
-    num_tries: int = 3
-
-    def __post_init__(self) -> None:
-        """Checks every field that does not depend on a model."""
-        _check_numbers(self, epsilon=(0, 1), step_size=(0, 1), decay=(0, 10), num_steps=(1, 1000), num_tries=(1, 100))
-        if self.name != "early":
-            raise ExitLensError(f"An Early Attack is named early, not {self.name!r}. Choose LinfAttack for others.")
-        if self.exit_index is not None and self.exit_index < 0:
-            raise ExitLensError(f"exit_index is {self.exit_index}; exits count from 0.")
-
-    @property
-    def aim(self) -> str:
-        """What it aims at in one word: ``taken``, or such as ``exit-1`` for a chosen exit."""
-        return "taken" if self.exit_index is None else f"exit-{self.exit_index + 1}"
-
-    @property
-    def num_passes(self) -> int:
-        """Gradients taken of each image, at most."""
-        return self.num_steps * (self.num_tries if self.exit_index is None else 1)
-
-    @property
-    def depends_on_policy(self) -> bool:
-        """Whether another threshold would have made other images: it aims at what is deployed."""
-        return True
-
-    @property
-    def success_rule(self) -> str:
-        """Name of the rule by which this attack has succeeded."""
-        return "taken_broken_final_kept"
-
-    @property
-    def goal_class(self) -> None:
-        """None: any wrong class will do."""
-        return None
-
-    @property
-    def label(self) -> str:
-        """The spec in words, such as ``Early Attack 2/255, 20 steps of 0.5/255, through exit 2``."""
-        way = f"the best of {self.num_tries} exits" if self.exit_index is None else f"exit {self.exit_index + 1}"
-        decay = f", decay {self.decay:g}" if self.decay else ""
-        steps = f"{self.num_steps} steps of {as_255(self.step_size)}"
-        return f"Early Attack {as_255(self.epsilon)}, {steps}{decay}, through {way}"
-
-    def check_model(self, num_exits: int, num_classes: int) -> None:
-        """Checks that the model has the early exit that is attacked.
-
-        Raises:
-            ExitLensError: If it has not.
-        """
-        if num_exits == 1:
-            raise ExitLensError("An Early Attack needs an early exit; this model is static. Attack its twin.")
-        if self.exit_index is not None and self.exit_index >= num_exits - 1:
-            raise ExitLensError(
-                f"The attack goes through exit {self.exit_index + 1}; this model has {num_exits - 1} early exits."
-            )
 
 
-AttackSpec = LinfAttack | EarlyAttack
+@dataclass(frozen=True, kw_only=True)
+class L2Attack(StepAttack):
+    """The same inside the L2 ball: steps along the gradient over its length; fields as in ``StepAttack``."""
+
+    norm: ClassVar[Norm] = "l2"
+    max_radius: ClassVar[float] = 100
+    name: Literal["fgm-l2", "pgd-l2", "mi-fgm-l2"] = "pgd-l2"
+    epsilon: float = 0.5
+    step_size: float = 0.125
 
 
-def _check_numbers(spec: object, **ranges: tuple[float, float]) -> None:
-    for field, (low, high) in ranges.items():
-        value = getattr(spec, field)
-        if not low <= value <= high:
-            raise ExitLensError(f"The attack's {field} is {value}; it must lie between {low} and {high}.")
-
-
-def as_255(value: float) -> str:
-    """A pixel length as a reader knows it, such as ``8/255``."""
-    return f"{value * 255:.4g}/255"
+AttackSpec = (
+    LinfAttack
+    | L2Attack
+    | EarlyAttack
+    | PublishedEarlyAttack
+    | SlowdownAttack
+    | UniversalAttack
+    | WorstCaseAttack
+    | CorruptionAttack
+)
 
 
 def fgsm(epsilon: float = 8 / 255, **fields: object) -> LinfAttack:
@@ -218,4 +214,16 @@ def early(epsilon: float = 8 / 255, **fields: object) -> EarlyAttack:
     return EarlyAttack(**{"epsilon": epsilon, "step_size": epsilon / 4, **fields})  # type: ignore[arg-type]
 
 
+def l2_attack(name: str = "pgd", epsilon: float = 0.5, **fields: object) -> L2Attack:
+    """The L2 twin of a preset, by the preset's name; steps of a quarter of the radius unless told.
+
+    Source: Madry et al., ICLR 2018, section 5, l2-bounded adversaries.
+    """
+    numbers: dict[str, object] = {"epsilon": epsilon, "step_size": epsilon / 4}
+    numbers |= {"step_size": epsilon, "num_steps": 1} if name == "fgsm" else {}
+    numbers |= {"decay": 1.0} if name == "mi-fgsm" else {}
+    return L2Attack(**{"name": L2_NAMES[name], **numbers, **fields})  # type: ignore[arg-type]
+
+
+L2_NAMES = {"fgsm": "fgm-l2", "pgd": "pgd-l2", "mi-fgsm": "mi-fgm-l2"}
 PRESETS: dict[str, Callable[..., LinfAttack]] = {"fgsm": fgsm, "pgd": pgd, "mi-fgsm": mi_fgsm}

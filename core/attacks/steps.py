@@ -1,6 +1,7 @@
 """What an attack remembers of its way: one record per step."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
@@ -26,6 +27,11 @@ class Step:
     exit_taken: Tensor
 
 
+# From model, images, labels, spec, policy, clean logits and a callback per step to the adversarial images and the
+# records of the start and of every step but the last.
+Steps = Callable[..., tuple[Tensor, list[Step]]]
+
+
 def observe(logits: Tensor, labels: Tensor, loss: Tensor, policy: ExitPolicy) -> Step:
     """Makes the record of one step from its logits (N, K, C) and the loss of each image (N,)."""
     probabilities = logits.softmax(dim=-1)
@@ -34,3 +40,13 @@ def observe(logits: Tensor, labels: Tensor, loss: Tensor, policy: ExitPolicy) ->
     true_probability = probabilities.gather(2, index)[..., 0]
     taken = decide(logits, policy).computed_exit
     return Step(loss, predicted, confidence, true_probability, taken)
+
+
+def with_rows(old: Step, rows: Tensor, new: Step, chosen: Tensor | slice) -> Step:
+    """A record in which these rows are the chosen ones of another."""
+    columns = []
+    for field in fields(Step):
+        column = getattr(old, field.name).clone()
+        column[rows] = getattr(new, field.name)[chosen]
+        columns.append(column)
+    return Step(*columns)

@@ -1,6 +1,8 @@
 """Plotly figures from tidy tables, and the one theme they share."""
 
-from core.figures.attribution import saliency_figure
+from core.figures.agreement import attribution_population_figure, between_exits_figure
+from core.figures.attribution import MapRow, maps_figure
+from core.figures.belief import belief_figure
 from core.figures.calibration import calibration_figure, reliability_figure
 from core.figures.classes import top_classes_figure
 from core.figures.confidence import confidence_figure
@@ -13,13 +15,20 @@ from core.figures.exits import model_exits_figure
 from core.figures.flow import exit_flow_figure, flow_figure
 from core.figures.ladder import ladder_figure
 from core.figures.matrix import matrix_figure
+from core.figures.price import price_figure, remedies_figure
+from core.figures.road import Lane, road_figure
 from core.figures.shift import shift_figure
 from core.figures.spread import confidence_spread_figure
 from core.figures.steps import exits_made_at_figure, steps_figure
 from core.figures.transfer import transfer_figure
 
 __all__ = [
+    "Lane",
+    "MapRow",
     "StaticPoint",
+    "attribution_population_figure",
+    "belief_figure",
+    "between_exits_figure",
     "calibration_figure",
     "confidence_figure",
     "confidence_spread_figure",
@@ -32,10 +41,13 @@ __all__ = [
     "exits_made_at_figure",
     "flow_figure",
     "ladder_figure",
+    "maps_figure",
     "matrix_figure",
     "model_exits_figure",
+    "price_figure",
     "reliability_figure",
-    "saliency_figure",
+    "remedies_figure",
+    "road_figure",
     "share_out_figure",
     "shift_figure",
     "steps_figure",

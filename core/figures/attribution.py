@@ -1,47 +1,144 @@
-"""Attribution maps of all exits side by side, clean above adversarial, on one signed scale."""
+"""Attribution maps of all exits side by side, on one signed scale."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
+from PIL import Image
 
-from core.figures.theme import bare_figure, exit_names
+from core.figures.theme import FONT_SIZE, STATE_STYLES, bare_figure
+
+# One bright pixel must not bleach all others: a scale ends there.
+QUANTILE = 0.99
+# PuOr that lets the picture below through where a map is near nought.
+OVERLAY_SCALE = (
+    (0.0, "rgba(179,88,6,0.95)"),
+    (0.25, "rgba(241,163,64,0.75)"),
+    (0.5, "rgba(241,163,64,0)"),
+    (0.5, "rgba(153,142,195,0)"),
+    (0.75, "rgba(153,142,195,0.75)"),
+    (1.0, "rgba(84,39,136,0.95)"),
+)
+_WIDTH, _TOP, _WORDS, _LEFT = 860, 26, 24, 0.035
 
 
-def saliency_figure(clean: np.ndarray, adversarial: np.ndarray) -> go.Figure:
-    """Two rows of maps.
+@dataclass(frozen=True, eq=False)
+class MapRow:
+    """One row of the figure.
+
+    Attributes:
+        title: Beside it, such as ``clean``.
+        maps: (E, H, W), signed.
+        words: What stands under each map.
+        framed: Column with a frame, in the colour of the state that the title names; None for none.
+        picture: Laid under the maps, (H, W, 3) bytes; None for the maps alone.
+        problems: For each map a sentence where there is none, otherwise empty.
+    """
+
+    title: str
+    maps: np.ndarray
+    words: Sequence[str]
+    framed: int | None = None
+    picture: np.ndarray | None = None
+    problems: Sequence[str] = ()
+
+
+def maps_figure(rows: Sequence[MapRow], columns: Sequence[str], *, own_scales: bool = False) -> go.Figure:
+    """Maps in rows and columns.
 
     Args:
-        clean: (K, H, W), signed.
-        adversarial: (K, H, W), signed, drawn on the same scale.
+        rows: From the top. Rows whose title is a state set the scale; others are drawn on it.
+        columns: Name of each exit.
+        own_scales: One scale for each exit, shared by its rows, instead of one for all.
     """
-    names = exit_names(len(clean))
-    figure = make_subplots(
-        2,
-        len(names),
-        column_titles=names,
-        row_titles=["clean", "adversarial"],
-        horizontal_spacing=0.01,
-        vertical_spacing=0.03,
-    )
-    # One bright pixel must not bleach all others: the scale ends at the 99th percentile.
-    limit = float(np.quantile(np.abs(np.concatenate([clean, adversarial])), 0.99)) or 1.0
-    for row, maps in enumerate((clean, adversarial), start=1):
-        for column, values in enumerate(maps, start=1):
-            figure.add_trace(
-                go.Heatmap(z=values[::-1], coloraxis="coloraxis", hovertemplate="%{z:.3f}<extra></extra>"),
-                row=row,
-                col=column,
-            )
-    base = bare_figure(max(220, min(420, 2 * round(1000 / (len(names) + 0.5)) + 60)))
-    figure.update_layout(base.layout)
-    figure.update_layout(
-        coloraxis={
-            "colorscale": "PuOr",
+    side = min(200, max(60, _WIDTH // len(columns) - 8))
+    height = _TOP + len(rows) * (side + _WORDS)
+    limits = _limits([row.maps for row in rows if row.title in STATE_STYLES], own_scales)
+    traces: list[dict[str, Any]] = []
+    layout: dict[str, Any] = {"annotations": [], "shapes": [], "margin": {"l": 4, "r": 4, "t": 4, "b": 4}}
+    is_overlay = any(row.picture is not None for row in rows)
+    for column, limit in enumerate(limits):
+        layout[_numbered("coloraxis", column)] = {
+            "colorscale": list(OVERLAY_SCALE) if is_overlay else "PuOr",
             "cmin": -limit,
             "cmax": limit,
+            "showscale": column == 0,
             "colorbar": {"thickness": 12, "tickvals": [-limit, 0, limit], "ticktext": ["lowers", "0", "raises"]},
         }
-    )
-    figure.update_xaxes(visible=False, constrain="domain")
-    figure.update_yaxes(visible=False, scaleanchor="x", constrain="domain")
-    return figure
+    for number, row in enumerate(rows):
+        top = 1 - (_TOP + number * (side + _WORDS)) / height
+        bottom = top - side / height
+        layout["annotations"].append(_text(row.title, x=0, y=(top + bottom) / 2, textangle=-90, xanchor="left"))
+        for column, values in enumerate(row.maps):
+            width = (1 - _LEFT) / len(columns)
+            left = _LEFT + column * width
+            place = number * len(columns) + column
+            middle = left + width / 2
+            layout |= _axes(place, (left + 0.04 * width, left + 0.96 * width), (bottom, top), values.shape)
+            axes = {"xaxis": _numbered("x", place), "yaxis": _numbered("y", place)}
+            if number == 0:
+                layout["annotations"].append(_text(columns[column], x=middle, y=1, yanchor="top"))
+            layout["annotations"].append(_text(row.words[column], x=middle, y=bottom, yanchor="top", size=12))
+            if row.framed == column:
+                layout["shapes"].append(_frame(place, values.shape, STATE_STYLES[row.title][0]))
+            if row.problems and row.problems[column]:
+                layout["annotations"].append(_text("no map", x=middle, y=(top + bottom) / 2, size=12))
+                continue
+            if row.picture is not None:
+                traces.append({"type": "image", "source": _grey_png(row.picture), "hoverinfo": "skip", **axes})
+            axis = _numbered("coloraxis", column if own_scales else 0)
+            hover = f"{columns[column]}, {row.title}: %{{z:.3g}}<extra></extra>"
+            traces.append(
+                {"type": "heatmap", "z": values.astype(np.float32), "coloraxis": axis, "hovertemplate": hover, **axes}
+            )
+    return bare_figure(height, layout).add_traces(traces)
+
+
+def _limits(maps: list[np.ndarray], own_scales: bool) -> list[float]:
+    """Where each scale ends: one for all exits, or one per exit; 1 where all maps are nought."""
+    sizes = np.abs(np.stack(maps))  # (rows, E, H, W)
+    ends = np.quantile(sizes, QUANTILE, axis=(0, 2, 3)) if own_scales else [np.quantile(sizes, QUANTILE)]
+    return [float(end) or 1.0 for end in ends]
+
+
+def _numbered(axis: str, place: int) -> str:
+    return f"{axis}{place + 1}" if place else axis
+
+
+def _axes(
+    place: int, across: tuple[float, float], upwards: tuple[float, float], shape: tuple[int, ...]
+) -> dict[str, Any]:
+    height, width = shape
+    plain = {"visible": False, "constrain": "domain", "fixedrange": True}
+    return {
+        _numbered("xaxis", place): {**plain, "domain": across, "range": [-0.5, width - 0.5], "anchor": "free"},
+        _numbered("yaxis", place): {
+            **plain,
+            "domain": upwards,
+            "range": [height - 0.5, -0.5],
+            "scaleanchor": _numbered("x", place),
+            "anchor": "free",
+        },
+    }
+
+
+def _text(text: str, *, x: float, y: float, size: int = FONT_SIZE, **more: Any) -> dict[str, Any]:
+    place = {"x": x, "y": y, "xref": "paper", "yref": "paper", "xanchor": "center"}
+    return {"text": text, "showarrow": False, "font": {"size": size}} | place | more
+
+
+def _frame(place: int, shape: tuple[int, ...], colour: str) -> dict[str, Any]:
+    height, width = shape
+    corners = {"x0": -0.5, "x1": width - 0.5, "y0": -0.5, "y1": height - 0.5}
+    axes = {"xref": _numbered("x", place), "yref": _numbered("y", place)}
+    return {"type": "rect", **corners, **axes, "line": {"color": colour, "width": 4}}
+
+
+def _grey_png(picture: np.ndarray) -> str:
+    buffer = BytesIO()
+    Image.fromarray(picture).convert("L").convert("RGB").save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

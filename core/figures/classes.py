@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.figures.theme import FONT_SIZE, QUIET, bare_figure, exit_names, exit_ticks
+from core.figures.theme import FONT_SIZE, QUIET, drawn, exit_names, exit_ticks
 
 MAX_NUMBERED = 12
 ROW_HEIGHT, GAP = 28, 34
@@ -83,4 +83,4 @@ def top_classes_figure(
         layout[f"xaxis{suffix}"] = {**axis, "autorange": True, "anchor": f"y{suffix}", "showticklabels": number == 2}
         layout[f"yaxis{suffix}"] = {**axis, "domain": [bottom, top], "anchor": f"x{suffix}"}
     layout["xaxis2"]["title"] = "exit"
-    return bare_figure(room + 120, layout).add_traces(traces)
+    return drawn(traces, layout, room + 120)

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from core.figures.matrix import matrix_figure
-from core.figures.theme import bare_figure
+from core.figures.theme import PERCENT_BAR, drawn
 
 MAX_NUMBERED = 12
 MAX_NAMED = 30
@@ -27,12 +27,8 @@ def confusion_figure(confusion: pd.DataFrame, class_names: Sequence[str]) -> go.
         confusion.pivot(index="label", columns="predicted", values=column).to_numpy()
         for column in ("share", "num_answered", "num_images")
     )
-    if len(names) <= MAX_NUMBERED:
-        figure = _numbered(shares, counts, totals, names)
-    else:
-        figure = _plain(shares, counts, totals, names)
-    figure.update_layout(height=HEIGHT)
-    return figure
+    draw = _numbered if len(names) <= MAX_NUMBERED else _plain
+    return draw(shares, counts, totals, names)
 
 
 def _numbered(shares: np.ndarray, counts: np.ndarray, totals: np.ndarray, names: list[str]) -> go.Figure:
@@ -45,29 +41,36 @@ def _numbered(shares: np.ndarray, counts: np.ndarray, totals: np.ndarray, names:
         for row in cells
     ]
     texts = [[f"{100 * share:.0f}" if share == share else "" for share in row] for row in shares.tolist()]
-    figure = matrix_figure(
-        shares.tolist(), texts, hovers, names, names, row_title="true class", column_title="answered as"
+    return matrix_figure(
+        shares.tolist(),
+        texts,
+        hovers,
+        names,
+        names,
+        row_title="true class",
+        column_title="answered as",
+        height=HEIGHT,
+        # All names, also where they stand close.
+        column_axis={"tickangle": -45, "dtick": 1},
     )
-    figure.update_xaxes(tickangle=-45)
-    return figure
 
 
 def _plain(shares: np.ndarray, counts: np.ndarray, totals: np.ndarray, names: list[str]) -> go.Figure:
-    figure = bare_figure()
-    figure.add_trace(
-        go.Heatmap(
-            z=100 * shares,
-            x=names,
-            y=names,
-            customdata=np.stack([counts, totals], axis=-1),
-            colorscale="Cividis",
-            zmin=0,
-            zmax=100,
-            colorbar={"ticksuffix": " %", "tickvals": [0, 50, 100], "thickness": 12},
-            hovertemplate="%{y} answered as %{x}: %{customdata[0]} of %{customdata[1]}<extra></extra>",
-        )
-    )
-    is_named = len(names) <= MAX_NAMED
-    figure.update_xaxes(title="answered as", showticklabels=is_named, showgrid=False, constrain="domain")
-    figure.update_yaxes(title="true class", showticklabels=is_named, showgrid=False, autorange="reversed")
-    return figure
+    heat = {
+        "type": "heatmap",
+        "z": 100 * shares,
+        "x": names,
+        "y": names,
+        "customdata": np.stack([counts, totals], axis=-1),
+        "colorscale": "Cividis",
+        "zmin": 0,
+        "zmax": 100,
+        "colorbar": PERCENT_BAR,
+        "hovertemplate": "%{y} answered as %{x}: %{customdata[0]} of %{customdata[1]}<extra></extra>",
+    }
+    axis = {"showticklabels": len(names) <= MAX_NAMED, "showgrid": False}
+    layout = {
+        "xaxis": {**axis, "title": "answered as", "constrain": "domain"},
+        "yaxis": {**axis, "title": "true class", "autorange": "reversed"},
+    }
+    return drawn([heat], layout, HEIGHT)

@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.figures.theme import EARLY_EXIT, KIND_SYMBOLS, STATIC, bare_figure, interval
+from core.figures.theme import EARLY_EXIT, KIND_SYMBOLS, STATIC, drawn, interval
 from core.metrics import Rate
 
 # Points closer than this (percent of cost) have their words one line apart.
 _NEAR = 14
 _LINE = 26
+_HEIGHT = 420
 
 
 @dataclass(frozen=True)
@@ -39,48 +40,50 @@ def curve_figure(curve: pd.DataFrame, marked: Mapping[float, str], static: Stati
         marked: Words for thresholds to mark.
         static: Drawn as a square with a line at its accuracy; None without one.
     """
-    figure = bare_figure(420)
-    figure.add_trace(
-        go.Scatter(
-            x=100 * curve.cost,
-            y=100 * curve.accuracy,
-            mode="lines",
-            name="early-exit, all thresholds",
-            showlegend=True,
-            line={"color": EARLY_EXIT, "width": 2.5},
-            customdata=_hover(curve),
-            hovertemplate="%{customdata}<extra></extra>",
-        )
-    )
+    line = {
+        "type": "scatter",
+        "x": 100 * curve.cost,
+        "y": 100 * curve.accuracy,
+        "mode": "lines",
+        "name": "early-exit, all thresholds",
+        "showlegend": True,
+        "line": {"color": EARLY_EXIT, "width": 2.5},
+        "customdata": _hover(curve),
+        "hovertemplate": "%{customdata}<extra></extra>",
+    }
     points = pd.DataFrame(
         [curve.iloc[(curve.threshold - threshold).abs().argmin()] for threshold in sorted(marked)],
         columns=curve.columns,
     )
     accuracy, low, high = (100 * points[column] for column in ("accuracy", "low", "high"))
-    figure.add_trace(
-        go.Scatter(
-            x=100 * points.cost,
-            y=accuracy,
-            error_y=interval(accuracy, low, high),
-            mode="markers",
-            showlegend=False,
-            marker={"symbol": KIND_SYMBOLS["early-exit"], "size": 10, "color": EARLY_EXIT},
-            customdata=_hover(points),
-            hovertemplate="%{customdata}<extra></extra>",
-        )
-    )
-    figure.update_layout(annotations=_words(points, [marked[threshold] for threshold in sorted(marked)]))
-    if static:
-        _add_static(figure, static)
-    figure.update_xaxes(
-        title="mean cost, of the whole network",
-        range=[0, 104],
-        ticksuffix=" %",
-        showgrid=False,
-        zeroline=False,
-    )
-    figure.update_yaxes(title="accuracy", ticksuffix=" %", zeroline=False)
-    return figure
+    marks = {
+        "type": "scatter",
+        "x": 100 * points.cost,
+        "y": accuracy,
+        "error_y": interval(accuracy, low, high),
+        "mode": "markers",
+        "showlegend": False,
+        "marker": {"symbol": KIND_SYMBOLS["early-exit"], "size": 10, "color": EARLY_EXIT},
+        "customdata": _hover(points),
+        "hovertemplate": "%{customdata}<extra></extra>",
+    }
+    layout: dict[str, Any] = {
+        "annotations": _words(points, [marked[threshold] for threshold in sorted(marked)]),
+        "xaxis": {
+            "title": "mean cost, of the whole network",
+            "range": [0, 104],
+            "ticksuffix": " %",
+            "showgrid": False,
+            "zeroline": False,
+        },
+        "yaxis": {"title": "accuracy", "ticksuffix": " %", "zeroline": False},
+    }
+    if static is None:
+        return drawn([line, marks], layout, _HEIGHT)
+    level = {"y0": 100 * static.accuracy.value, "y1": 100 * static.accuracy.value}
+    across = {"type": "line", "xref": "x domain", "x0": 0, "x1": 1, **level}
+    layout["shapes"] = [{**across, "line": {"color": STATIC, "dash": "dot", "width": 1.5}}]
+    return drawn([line, marks, _static_trace(static)], layout, _HEIGHT)
 
 
 def _words(points: pd.DataFrame, texts: Sequence[str]) -> list[dict[str, object]]:
@@ -109,22 +112,20 @@ def _words(points: pd.DataFrame, texts: Sequence[str]) -> list[dict[str, object]
     return words
 
 
-def _add_static(figure: go.Figure, static: StaticPoint) -> None:
+def _static_trace(static: StaticPoint) -> dict[str, Any]:
     share = static.accuracy
-    figure.add_hline(100 * share.value, line={"color": STATIC, "dash": "dot", "width": 1.5})
-    figure.add_trace(
-        go.Scatter(
-            x=[100 * static.cost],
-            y=[100 * share.value],
-            error_y=interval(*(pd.Series([100 * value]) for value in (share.value, share.low, share.high))),
-            mode="markers",
-            name=static.label,
-            showlegend=True,
-            marker={"symbol": KIND_SYMBOLS["static"], "size": 11, "color": STATIC},
-            hovertemplate=f"{static.label}: %{{y:.1f}} % ({100 * share.low:.1f}–{100 * share.high:.1f} %), "
-            f"{share.num_hits} of {share.num_images}<extra></extra>",
-        )
-    )
+    return {
+        "type": "scatter",
+        "x": [100 * static.cost],
+        "y": [100 * share.value],
+        "error_y": interval(*(pd.Series([100 * value]) for value in (share.value, share.low, share.high))),
+        "mode": "markers",
+        "name": static.label,
+        "showlegend": True,
+        "marker": {"symbol": KIND_SYMBOLS["static"], "size": 11, "color": STATIC},
+        "hovertemplate": f"{static.label}: %{{y:.1f}} % ({100 * share.low:.1f}–{100 * share.high:.1f} %), "
+        f"{share.num_hits} of {share.num_images}<extra></extra>",
+    }
 
 
 def _hover(rows: pd.DataFrame) -> list[str]:

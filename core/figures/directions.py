@@ -1,10 +1,21 @@
 """Static to early-exit and back: every pair of models as a point, architectures apart."""
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from core.figures.theme import EARLY_EXIT, KIND_SYMBOLS, QUIET, STATIC, bare_figure
+from core.figures.theme import (
+    CLICKS,
+    EARLY_EXIT,
+    KIND_GLYPHS,
+    KIND_SYMBOLS,
+    PERCENT_TICKS,
+    QUIET,
+    STATIC,
+    drawn,
+    interval,
+)
 
 DIRECTIONS = ("S2S", "S2D", "D2S", "D2D")
 WORDS = {"S": "static", "D": "early-exit"}
@@ -22,34 +33,57 @@ def directions_figure(directions: pd.DataFrame, labels: dict[str, str], why_empt
         directions: Rows of one denominator (schema ``DIRECTIONS``).
         labels: Name on screen of each model.
         why_empty: What stands where no pair is of the same (True) or of different architecture (False).
+
+    Returns:
+        The figure. A selected point carries ``customdata = [source, target]``.
     """
-    figure = make_subplots(
-        1, 2, shared_yaxes=True, horizontal_spacing=0.04, column_titles=["same architecture", "different architectures"]
-    )
-    for column, same in enumerate((True, False), start=1):
+    traces: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    layout: dict[str, Any] = {**CLICKS, "showlegend": False, "hovermode": "closest", "annotations": annotations}
+    for number, (same, (left, right)) in enumerate({True: (0, 0.48), False: (0.52, 1)}.items()):
+        suffix = "2" if number else ""
+        place = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
+        title = "one architecture" if same else "two architectures"
+        middle = {"x": (left + right) / 2, "xref": "paper", "xanchor": "center"}
+        annotations.append(_words(title, **middle, y=1, yref="paper", yanchor="bottom"))
         rows = directions[(directions.same_architecture == same) & (directions.num_images > 0)]
         if rows.empty:
-            _say(figure, why_empty[same], column)
-            continue
-        places = _places(rows)
-        for _, pair in rows.groupby(rows.apply(lambda row: tuple(sorted((row.source, row.target))), axis=1)):
-            if len(pair) == 2:
-                figure.add_trace(_join(pair, places), row=1, col=column)
-        for direction, group in rows.groupby("direction"):
-            figure.add_trace(_points(str(direction), group, places, labels), row=1, col=column)
-    figure.update_layout(bare_figure().layout)
-    figure.update_layout(showlegend=False, hovermode="closest")
-    figure.update_xaxes(
-        range=[-0.6, 3.6],
-        tickvals=list(range(4)),
-        ticktext=[f"{WORDS[name[0]]}<br>→ {WORDS[name[2]]}" for name in DIRECTIONS],
-        tickangle=0,
-        showgrid=False,
-        zeroline=False,
-    )
-    figure.update_yaxes(range=[-4, 104], ticksuffix=" %", tickvals=[0, 25, 50, 75, 100], zeroline=False)
-    figure.update_yaxes(title="target fooled", row=1, col=1)
-    return figure
+            annotations.append(_words(why_empty[same], x=1.5, y=50, xref=place["xaxis"], yref=place["yaxis"]))
+        else:
+            traces += [trace | place for trace in _pairs(rows, labels)]
+        layout[f"xaxis{suffix}"] = {
+            "domain": [left, right],
+            "anchor": place["yaxis"],
+            "range": [-0.6, 3.6],
+            "tickvals": list(range(4)),
+            # Glyphs alone: words of both panels do not fit side by side on a phone.
+            "ticktext": [" → ".join(KIND_GLYPHS[WORDS[kind]] for kind in (name[0], name[2])) for name in DIRECTIONS],
+            "tickangle": 0,
+            "showgrid": False,
+            "zeroline": False,
+        }
+        layout[f"yaxis{suffix}"] = {
+            "anchor": place["xaxis"],
+            "range": [-4, 104],
+            **PERCENT_TICKS,
+            "zeroline": False,
+            "showticklabels": not number,
+        }
+    layout["yaxis"]["title"] = "target fooled"
+    return drawn(traces, layout)
+
+
+def _pairs(rows: pd.DataFrame, labels: dict[str, str]) -> list[dict[str, Any]]:
+    """Dotted lines between the two ways of each pair, and above them the points."""
+    places = _places(rows)
+    pairs = rows.groupby(rows.apply(lambda row: tuple(sorted((row.source, row.target))), axis=1))
+    joins = [_join(pair, places) for _, pair in pairs if len(pair) == 2]
+    points = [_points(str(direction), group, places, labels) for direction, group in rows.groupby("direction")]
+    return joins + points
+
+
+def _words(text: str, **place: object) -> dict[str, Any]:
+    return {"text": text, "showarrow": False, **place}
 
 
 def _places(rows: pd.DataFrame) -> pd.Series:
@@ -60,39 +94,36 @@ def _places(rows: pd.DataFrame) -> pd.Series:
     return rows.direction.map(DIRECTIONS.index) + aside
 
 
-def _points(direction: str, group: pd.DataFrame, places: pd.Series, labels: dict[str, str]) -> go.Scatter:
-    colour = _COLOURS[direction[0]]
-    value, above, below = (100 * each for each in (group.rate, group.high - group.rate, group.rate - group.low))
-    return go.Scatter(
-        x=places[group.index],
-        y=value,
-        mode="markers",
-        marker={
+def _points(direction: str, group: pd.DataFrame, places: pd.Series, labels: dict[str, str]) -> dict[str, Any]:
+    share, low, high = (100 * group[column] for column in ("rate", "low", "high"))
+    return {
+        "type": "scatter",
+        "x": places[group.index],
+        "y": share,
+        "mode": "markers",
+        "marker": {
             "symbol": KIND_SYMBOLS[WORDS[direction[2]]],
             "size": 11,
-            "color": colour,
+            "color": _COLOURS[direction[0]],
             "line": {"color": "#FFFFFF", "width": 1},
         },
-        error_y={"type": "data", "array": above, "arrayminus": below, "thickness": 1.2, "width": 3},
-        hovertext=[
+        "error_y": interval(share, low, high),
+        "customdata": group[["source", "target"]].to_numpy().tolist(),
+        "hovertext": [
             f"made on {labels[source]}, shown to {labels[target]}: {num_fooled} of {num_images} "
             f"({100 * low:.0f}–{100 * high:.0f} %)"
             for source, target, num_fooled, num_images, low, high in group[_HOVER].to_numpy().tolist()
         ],
-        hovertemplate="%{hovertext}<extra></extra>",
-    )
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
 
 
-def _join(pair: pd.DataFrame, places: pd.Series) -> go.Scatter:
-    return go.Scatter(
-        x=places[pair.index],
-        y=100 * pair.rate,
-        mode="lines",
-        line={"color": QUIET, "width": 1, "dash": "dot"},
-        hoverinfo="skip",
-    )
-
-
-def _say(figure: go.Figure, words: str, column: int) -> None:
-    figure.add_trace(go.Scatter(x=[None], y=[None], hoverinfo="skip"), row=1, col=column)
-    figure.add_annotation(x=1.5, y=50, text=words, showarrow=False, row=1, col=column)
+def _join(pair: pd.DataFrame, places: pd.Series) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "x": places[pair.index],
+        "y": 100 * pair.rate,
+        "mode": "lines",
+        "line": {"color": QUIET, "width": 1, "dash": "dot"},
+        "hoverinfo": "skip",
+    }

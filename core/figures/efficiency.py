@@ -6,12 +6,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from core.figures.theme import (
+    CLICKS,
     QUIET,
     SHIFT_COLOURS,
     SHIFT_GLYPHS,
     STATE_STYLES,
     THRESHOLD,
-    bare_figure,
+    drawn,
     exit_names,
     interval,
     signed,
@@ -73,13 +74,12 @@ def cost_change_figure(decisions: pd.DataFrame, efficiency: pd.DataFrame) -> go.
             }
         ],
         "bargap": 0.15,
-        "clickmode": "event+select",
-        "dragmode": False,
+        **CLICKS,
         "legend": {"traceorder": "normal"},
         "xaxis": {"title": "images, by their change", "showgrid": False, "tickformat": "d", "nticks": 6},
         "yaxis": {"title": "change in cost, points", "zeroline": True, "zerolinecolor": QUIET},
     }
-    return bare_figure(layout=layout).add_traces(traces)
+    return drawn(traces, layout)
 
 
 def share_out_figure(share_out: pd.DataFrame, efficiency: pd.DataFrame) -> go.Figure:
@@ -88,41 +88,50 @@ def share_out_figure(share_out: pd.DataFrame, efficiency: pd.DataFrame) -> go.Fi
     Args:
         share_out: Schema ``SHARE_OUT``.
         efficiency: Schema ``EFFICIENCY``; the accuracies of its row ``all`` stand beside the curves.
+
+    Returns:
+        The figure. A selected point carries ``customdata = [state, exit, …]``; the exit of the origin is -1.
     """
     accuracy = efficiency.set_index("group").loc["all"]
-    figure = bare_figure()
+    traces: list[dict[str, Any]] = []
     for state, (colour, dash, symbol) in STATE_STYLES.items():
         rows = share_out[share_out.state == state]
         names = ["", *exit_names(len(rows))]
-        spread = [[0.0, 0.0, 0, 0], *rows[["low", "high", "num_images", "num_all"]].to_numpy().tolist()]
-        figure.add_trace(
-            go.Scatter(
-                x=[0.0, *(100 * rows.cost)],
-                y=[0.0, *(100 * rows.share)],
-                mode="lines+markers",
-                name=f"{state}: {100 * accuracy[f'{state}_accuracy']:.0f} % right",
-                line={"color": colour, "dash": dash, "width": 2},
-                marker={"symbol": symbol, "size": 9, "color": colour},
-                error_y=interval(*(pd.Series([0.0, *(100 * rows[end])]) for end in ("share", "low", "high"))),
-                customdata=[
-                    [name, state, 100 * low, 100 * high, int(out), int(num_all)]
-                    for name, (low, high, out, num_all) in zip(names, spread, strict=True)
+        told = [[0.0, 0.0, 0, 0], *rows[["low", "high", "num_images", "num_all"]].to_numpy().tolist()]
+        traces.append(
+            {
+                "type": "scatter",
+                "x": [0.0, *(100 * rows.cost)],
+                "y": [0.0, *(100 * rows.share)],
+                "mode": "lines+markers",
+                "name": f"{state}: {100 * accuracy[f'{state}_accuracy']:.0f} % right",
+                "line": {"color": colour, "dash": dash, "width": 2},
+                "marker": {"symbol": symbol, "size": 9, "color": colour},
+                "error_y": interval(*(pd.Series([0.0, *(100 * rows[end])]) for end in ("share", "low", "high"))),
+                "customdata": [
+                    [state, index - 1, name, 100 * low, 100 * high, int(out), int(num_all)]
+                    for index, (name, (low, high, out, num_all)) in enumerate(zip(names, told, strict=True))
                 ],
-                hovertemplate="%{customdata[1]}, by %{customdata[0]} (%{x:.0f} % of the cost): %{y:.0f} % out "
-                "(%{customdata[4]} of %{customdata[5]}, %{customdata[2]:.0f}–%{customdata[3]:.0f} %)<extra></extra>",
-            )
+                "hovertemplate": f"{state}, by %{{customdata[2]}} (%{{x:.0f}} % of the cost): %{{y:.0f}} % out "
+                "(%{customdata[5]} of %{customdata[6]}, %{customdata[3]:.0f}–%{customdata[4]:.0f} %)<extra></extra>",
+            }
         )
     costs = share_out[share_out.state == "clean"].cost.tolist()
-    figure.add_trace(
-        go.Scatter(
-            x=[0.0, *(100 * cost for cost in costs)],
-            y=[0.0] * len(costs) + [100.0],
-            mode="lines",
-            name="floor: none early",
-            line={"color": THRESHOLD, "dash": "dot", "width": 1.5},
-            hoverinfo="skip",
-        )
+    traces.append(
+        {
+            "type": "scatter",
+            "x": [0.0, *(100 * cost for cost in costs)],
+            "y": [0.0] * len(costs) + [100.0],
+            "mode": "lines",
+            "name": "floor: none early",
+            "line": {"color": THRESHOLD, "dash": "dot", "width": 1.5},
+            "hoverinfo": "skip",
+        }
     )
-    figure.update_xaxes(title="cost, of the whole network", ticksuffix=" %", range=[0, 102], zeroline=False)
-    figure.update_yaxes(title="images out by then", ticksuffix=" %", range=[-3, 104], zeroline=False)
-    return figure
+    percent = {"ticksuffix": " %", "zeroline": False}
+    layout = {
+        **CLICKS,
+        "xaxis": {"title": "cost, of the whole network", **percent, "range": [0, 102]},
+        "yaxis": {"title": "images out by then", **percent, "range": [-3, 104]},
+    }
+    return drawn(traces, layout)

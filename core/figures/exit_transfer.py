@@ -23,7 +23,7 @@ def exit_transfer_figure(transfer: pd.DataFrame, num_exits: int) -> go.Figure:
     shown = [names[index] for index in exits]
     return matrix_figure(
         [[cell.rate for cell in row] for row in grid],
-        [[f"{100 * cell.rate:.0f} %" if cell.num_images else "none" for cell in row] for row in grid],
+        [[f"{100 * cell.rate:.0f}" if cell.num_images else "none" for cell in row] for row in grid],
         [
             [
                 f"made at {source}, shown to {target}: {int(cell.num_fooled)} of {int(cell.num_images)} "

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from core.figures.matrix import matrix_figure
-from core.figures.theme import FONT_SIZE, SHIFT_COLOURS, SHIFT_GLYPHS, bare_figure, exit_names, exit_ticks
+from core.figures.theme import FONT_SIZE, SHIFT_COLOURS, SHIFT_GLYPHS, drawn, exit_names, exit_ticks
 
 
 def exit_flow_figure(flow: pd.DataFrame) -> go.Figure:
@@ -51,28 +51,36 @@ def flow_figure(flow: pd.DataFrame) -> go.Figure:
     ways = flow[flow.num_images > 0]
     words = [_direction(shift) for shift in (ways.adversarial_exit - ways.clean_exit).tolist()]
     sides = {"clean": ways.clean_exit, "adversarial": ways.adversarial_exit}
-    figure = bare_figure(max(360, 24 * max(side.nunique() for side in sides.values()) + 80))
-    figure.add_trace(
-        go.Parcats(
-            dimensions=[_side(label, exits, ways.num_images, names) for label, exits in sides.items()],
-            counts=ways.num_images,
-            line={"color": [SHIFT_COLOURS[word] for word in words], "shape": "hspline"},
-            arrangement="fixed",
-            hoveron="color",
-            hoverinfo="count+probability",
-            labelfont={"size": FONT_SIZE},
-            tickfont={"size": FONT_SIZE},
-        )
-    )
-    for word, colour in SHIFT_COLOURS.items():
-        marker = {"symbol": "square", "size": 12, "color": colour}
-        name = f"{SHIFT_GLYPHS[word]} {word}"
-        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker))
+    ribbons = {
+        "type": "parcats",
+        "dimensions": [_side(label, exits, ways.num_images, names) for label, exits in sides.items()],
+        "counts": ways.num_images,
+        "line": {"color": [SHIFT_COLOURS[word] for word in words], "shape": "hspline"},
+        "arrangement": "fixed",
+        "hoveron": "color",
+        "hoverinfo": "count+probability",
+        "labelfont": {"size": FONT_SIZE},
+        "tickfont": {"size": FONT_SIZE},
+    }
+    legend = [
+        {
+            "type": "scatter",
+            "x": [None],
+            "y": [None],
+            "mode": "markers",
+            "name": f"{SHIFT_GLYPHS[word]} {word}",
+            "marker": {"symbol": "square", "size": 12, "color": colour},
+        }
+        for word, colour in SHIFT_COLOURS.items()
+    ]
     # The names of the two sides stand where legends of other charts do.
-    figure.update_layout(
-        xaxis={"visible": False}, yaxis={"visible": False}, margin={"l": 24, "r": 72, "t": 84}, legend={"y": 1.1}
-    )
-    return figure
+    layout = {
+        "xaxis": {"visible": False},
+        "yaxis": {"visible": False},
+        "margin": {"l": 24, "r": 72, "t": 84},
+        "legend": {"y": 1.1},
+    }
+    return drawn([ribbons, *legend], layout, max(360, 24 * max(side.nunique() for side in sides.values()) + 80))
 
 
 def _side(label: str, exits: pd.Series, num_images: pd.Series, names: list[str]) -> dict[str, object]:

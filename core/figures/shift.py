@@ -2,7 +2,7 @@
 
 import plotly.graph_objects as go
 
-from core.figures.theme import FONT_SIZE, SHIFT_COLOURS, SHIFT_GLYPHS, STRIP_HEIGHT, bare_figure
+from core.figures.theme import CLICKS, FONT_SIZE, SHIFT_COLOURS, SHIFT_GLYPHS, STRIP_HEIGHT, drawn
 
 
 def shift_figure(counts: dict[str, dict[str, int]]) -> go.Figure:
@@ -15,27 +15,33 @@ def shift_figure(counts: dict[str, dict[str, int]]) -> go.Figure:
         The figure. A selected part of a bar carries ``customdata = [number of the bar, word]``.
     """
     labels = list(counts)
-    figure = bare_figure(STRIP_HEIGHT + 30 * (len(labels) - 1))
+    traces = []
     for word, colour in SHIFT_COLOURS.items():
         values = [counts[label][word] for label in labels]
-        figure.add_trace(
-            go.Bar(
-                y=labels,
-                x=values,
-                orientation="h",
-                name=f"{SHIFT_GLYPHS[word]} {word}",
-                marker={"color": colour, "line": {"width": 0}},
-                text=[f"{SHIFT_GLYPHS[word]} {value}" if value else "" for value in values],
-                insidetextanchor="middle",
-                textangle=0,
-                textposition="inside",
+        traces.append(
+            {
+                "type": "bar",
+                "y": labels,
+                "x": values,
+                "orientation": "h",
+                "name": f"{SHIFT_GLYPHS[word]} {word}",
+                "marker": {"color": colour, "line": {"width": 0}},
+                "text": [f"{SHIFT_GLYPHS[word]} {value}" if value else "" for value in values],
+                "insidetextanchor": "middle",
+                "textangle": 0,
+                "textposition": "inside",
                 # Chosen by computed contrast with each bar.
-                textfont={"color": "#FFFFFF" if word == "earlier" else "#11161D", "size": FONT_SIZE},
-                customdata=[[number, word] for number in range(len(labels))],
-                hovertemplate=f"%{{y}}: %{{x}} images leave {word}<extra></extra>",
-            )
+                "textfont": {"color": "#FFFFFF" if word == "earlier" else "#11161D", "size": FONT_SIZE},
+                "customdata": [[number, word] for number in range(len(labels))],
+                "hovertemplate": f"%{{y}}: %{{x}} images leave {word}<extra></extra>",
+            }
         )
-    figure.update_layout(barmode="stack", bargap=0.25, legend={"traceorder": "normal"})
-    figure.update_xaxes(title="images", showgrid=False, tickformat="d", nticks=6)
-    figure.update_yaxes(autorange="reversed")
-    return figure
+    layout = {
+        **CLICKS,
+        "barmode": "stack",
+        "bargap": 0.25,
+        "legend": {"traceorder": "normal"},
+        "xaxis": {"title": "images", "showgrid": False, "tickformat": "d", "nticks": 6},
+        "yaxis": {"autorange": "reversed"},
+    }
+    return drawn(traces, layout, STRIP_HEIGHT + 30 * (len(labels) - 1))

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.figures.theme import STATE_STYLES, bare_figure, exit_names, exit_ticks, threshold_line
+from core.figures.theme import CLICKS, STATE_STYLES, drawn, exit_names, exit_ticks, threshold_line
 
 _REACH = 0.46  # of the place of an exit that its longest bar takes to one side
 _SIDES = {"clean": -1, "adversarial": 1}
@@ -55,8 +55,7 @@ def confidence_spread_figure(spread: pd.DataFrame, threshold: float | None) -> g
             )
     layout = {
         "barmode": "overlay",
-        "clickmode": "event+select",
-        "dragmode": False,
+        **CLICKS,
         "legend": {"traceorder": "normal"},
         # The first exit's bars stand where a label of the threshold would.
         "shapes": [] if threshold is None else [threshold_line(threshold)],
@@ -70,7 +69,7 @@ def confidence_spread_figure(spread: pd.DataFrame, threshold: float | None) -> g
         },
         "yaxis": {"title": "confidence", "range": [0, 1.01], "zeroline": False},
     }
-    return bare_figure(400, layout).add_traces(traces)
+    return drawn(traces, layout, 400)
 
 
 def _right_in_bin(spread: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:

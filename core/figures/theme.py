@@ -4,7 +4,7 @@ One data palette serves the light and the dark page, so a figure needs no theme.
 fill, glyph or word always says the same thing a second time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -34,6 +34,9 @@ STATE_STYLES = {"clean": (CLEAN, "solid", "circle"), "adversarial": (ADVERSARIAL
 
 # Said in full: Plotly leaves a suffix away where the ticks are given.
 PERCENT_BAR = {"tickvals": [0, 50, 100], "ticktext": ["0 %", "50 %", "100 %"], "thickness": 12}
+PERCENT_TICKS = {"tickvals": [0, 25, 50, 75, 100], "ticktext": ["0 %", "25 %", "50 %", "75 %", "100 %"]}
+# Points and bars that answer clicks.
+CLICKS = {"clickmode": "event+select", "dragmode": False}
 
 HEIGHT = 360
 STRIP_HEIGHT = 140
@@ -63,7 +66,21 @@ def bare_figure(height: int = HEIGHT, layout: Mapping[str, Any] | None = None) -
         height: In pixels.
         layout: More of the layout; what it says of an axis or the legend is added to what all charts have.
     """
-    axis = {"tickfont": {"color": QUIET}, "title": {"font": {"color": QUIET}}, "automargin": True}
+    return drawn([], layout, height)
+
+
+def drawn(
+    traces: Sequence[Mapping[str, Any]], layout: Mapping[str, Any] | None = None, height: int = HEIGHT
+) -> go.Figure:
+    """A figure made in one go: each later update costs milliseconds, and a moved threshold redraws many.
+
+    Args:
+        traces: In Plotly's own words, each with its ``type``.
+        layout: As for ``bare_figure``.
+        height: In pixels.
+    """
+    # A title keeps its distance from tick labels of two lines only where the distance is said.
+    axis = {"tickfont": {"color": QUIET}, "title": {"font": {"color": QUIET}, "standoff": 12}, "automargin": True}
     common: dict[str, Any] = {
         "height": height,
         "margin": {"l": 8, "r": 8, "t": 48, "b": 8},
@@ -82,8 +99,7 @@ def bare_figure(height: int = HEIGHT, layout: Mapping[str, Any] | None = None) -
         if isinstance(old, dict) and "title" in value:
             value = value | {"title": old["title"] | value["title"]}
         common[name] = old | value if isinstance(old, dict) else value
-    # In one go: each later update of a figure costs milliseconds, and a moved threshold redraws many.
-    return go.Figure(layout=common)
+    return go.Figure(data=list(traces), layout=common)
 
 
 def interval(value: pd.Series, low: pd.Series, high: pd.Series) -> dict[str, object]:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import ExitLensError
@@ -29,12 +30,17 @@ class ExitClassifier(nn.Module):
         self.linear = nn.Linear(num_channels * pooled_side**2, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits (N, C) from features (N, channels, side, side)."""
+        """Logits (N, C), as wide as the weights, from features (N, channels, side, side) of any width."""
+        width = self.linear.weight.dtype
         if self.mix is not None:
-            # Reductions over unfolded windows: compiled, they train faster than the pooling kernels.
-            windows = features.unflatten(3, (-1, self.window)).unflatten(2, (-1, self.window))
-            features = self.mix * windows.amax((3, 5)) + (1 - self.mix) * windows.mean((3, 5))
-        logits: Tensor = self.linear(features.flatten(1))
+            if self.training:
+                # Reductions over unfolded windows: compiled, they train faster than the pooling kernels.
+                windows = features.unflatten(3, (-1, self.window)).unflatten(2, (-1, self.window))
+                highest, average = windows.amax((3, 5)), windows.mean((3, 5))
+            else:
+                highest, average = F.max_pool2d(features, self.window), F.avg_pool2d(features, self.window)
+            features = self.mix * highest.to(width) + (1 - self.mix) * average.to(width)
+        logits: Tensor = self.linear(features.to(width).flatten(1))
         return logits
 
 

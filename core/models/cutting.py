@@ -6,9 +6,10 @@ from torch import Tensor, fx, nn
 
 from core.errors import ExitLensError
 from core.foreign import foreign_code
+from core.models.tracing import ThreadTracer
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(ThreadTracer):
     """Traces a network, keeping the named layers whole whatever they contain."""
 
     def __init__(self, layers: Sequence[str]) -> None:
@@ -49,10 +50,15 @@ class CutNetwork:
         ends = [
             _needed(fork, answer, f"Exit {n}") for n, (fork, answer) in enumerate(zip(forks, answers, strict=True), 1)
         ]
-        for index, (fork, own, later) in enumerate(zip(forks[:-1], ends, steps[1:], strict=False)):
+        for index, (fork, own, later) in enumerate(zip(forks[:-1], ends[:-1], steps[1:], strict=True)):
             _check_apart(network, own & later - {fork}, exit_layers[index], index + 1)
-        self._layers = [_piece(network, *cut) for cut in zip(starts, forks, steps, strict=False)]
+        self._layers = [_piece(network, *cut) for cut in zip(starts[:-1], forks, steps, strict=True)]
         self._classifiers = [_piece(network, *cut) for cut in zip(forks, answers, ends, strict=True)]
+
+    @property
+    def pieces(self) -> list[fx.GraphModule]:
+        """All pieces: each holds references of its own to the network's layers."""
+        return [*self._layers, *self._classifiers]
 
     def begin(self, images: Tensor) -> Tensor:
         """The images: the first piece starts from them."""

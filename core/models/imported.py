@@ -89,7 +89,12 @@ class NoStages:
 
 
 class ImportedNetwork(nn.Module):
-    """A network from elsewhere; implements ``core.models.protocol.ExitModel``."""
+    """A network from elsewhere; implements ``core.models.protocol.ExitModel``.
+
+    Attributes:
+        network: As its owner made it.
+        stages: The same from exit to exit.
+    """
 
     mean: Tensor
     std: Tensor
@@ -133,12 +138,12 @@ class ImportedNetwork(nn.Module):
         self.exit_layers = tuple(f"{NETWORK_PREFIX}{layer}" for layer in exit_layers)
         self.class_order = class_order
         self.exit_costs: tuple[float, ...] = ()
-        self._stages = _stages_of(network, exit_layers if num_exits > 1 else ())
+        self.stages = _stages_of(network, exit_layers if num_exits > 1 else ())
 
     @property
     def stops_early(self) -> bool:
         """Whether leaving at an exit spares what comes after it; a static network has nothing to spare."""
-        return self.num_exits == 1 or not isinstance(self._stages, NoStages)
+        return self.num_exits == 1 or not isinstance(self.stages, NoStages)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of all exits, (N, K, C), from images (N, 3, H, W) in [0, 1]."""
@@ -161,15 +166,15 @@ class ImportedNetwork(nn.Module):
 
     def begin(self, images: Tensor) -> Tensor:
         """Features before the first stage, from images (N, 3, H, W) in [0, 1]."""
-        return self._stages.begin(self._normalised(images))
+        return self.stages.begin(self._normalised(images))
 
     def advance(self, features: Tensor, exit_index: int) -> Tensor:
         """Features at an exit, from those at the exit before it (or from ``begin``)."""
-        return self._stages.advance(features, exit_index)
+        return self.stages.advance(features, exit_index)
 
     def classify(self, features: Tensor, exit_index: int) -> Tensor:
         """Logits (N, C) of an exit from the features that feed it."""
-        return self._official(self._stages.classify(features, exit_index))
+        return self._official(self.stages.classify(features, exit_index))
 
     def _normalised(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std

@@ -4,7 +4,7 @@ Source: Howard et al., MobileNets, 2017, table 1, with the strides of its first 
 32x32; exit positions as in Kaya et al., Shallow-Deep Networks, ICML 2019.
 """
 
-from torch import nn
+from torch import Tensor, nn
 
 from core.models.classifiers import Backbone
 
@@ -13,9 +13,25 @@ EXIT_POSITIONS = (2, 4, 6, 8, 11)
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 
 
+class StridedDepthwise(nn.Conv2d):
+    """A depthwise convolution of stride 2 that trains as one of stride 1 of which every other pixel is kept.
+
+    The numbers are the same up to rounding. On processors the 16-bit gradient of the strided form takes 30 times
+    as long (93 against 3 ms for 128 images of 64 channels at 32x32), most of a training step.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps (N, channels, S, S) to (N, channels, S / 2, S / 2)."""
+        if not self.training:
+            return super().forward(input)
+        whole = nn.functional.conv2d(input, self.weight, None, 1, self.padding, self.dilation, self.groups)
+        return whole[:, :, ::2, ::2]
+
+
 def _convolution(num_inputs: int, num_outputs: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    kind = StridedDepthwise if groups > 1 and stride == 2 else nn.Conv2d
     return [
-        nn.Conv2d(num_inputs, num_outputs, size, stride, padding=size // 2, groups=groups, bias=False),
+        kind(num_inputs, num_outputs, size, stride, padding=size // 2, groups=groups, bias=False),
         nn.BatchNorm2d(num_outputs),
         nn.ReLU(),
     ]

@@ -22,7 +22,7 @@ class VGG16(Backbone):
         super().__init__()
         self.stem = nn.Identity()
         blocks: list[nn.Module] = []
-        for index, (num_inputs, num_outputs) in enumerate(zip((3, *CHANNELS), CHANNELS, strict=False)):
+        for index, (num_inputs, num_outputs) in enumerate(zip((3, *CHANNELS[:-1]), CHANNELS, strict=True)):
             layers = [
                 nn.Conv2d(num_inputs, num_outputs, 3, padding=1, bias=False),
                 nn.BatchNorm2d(num_outputs),

@@ -18,6 +18,7 @@ from core.checkpoints import load_model
 from core.data import ImageSet
 from core.errors import ExitLensError
 from core.evaluation import exit_logits
+from core.machine import compute_device, search_precision
 from core.models import build_model
 from core.models.classifiers import ExitNetwork
 from core.training.recipe import Recipe
@@ -70,7 +71,7 @@ def train(
         on_epoch: Called after each epoch.
 
     Returns:
-        The network in eval mode, and the seconds that all its epochs took.
+        The network in eval mode on the processor, and the seconds that all its epochs took.
 
     Raises:
         ExitLensError: If the saved state is damaged or belongs to another recipe.
@@ -80,11 +81,13 @@ def train(
     if recipe.backbone_of:
         take_backbone(model, recipe)
     model.to(memory_format=torch.channels_last)
+    device = compute_device()
+    model.to(device)
     optimizer = _optimizer(model, recipe)
     state_file = (state_folder or STATE_FOLDER.expanduser()) / recipe.name / "state.pt"
     first_epoch, seconds = _restore(state_file, recipe, model, optimizer)
     network = torch.compile(model) if compiled and _has_compiler() else model
-    use_bf16 = _has_fast_bf16()
+    use_bf16 = search_precision(device) == "bfloat16"
     padding = recipe.crop_padding
     padded = F.pad(training.images.float(), (padding,) * 4, mode="reflect").byte().permute(0, 2, 3, 1).contiguous()
     num_steps = len(training) // recipe.batch_size
@@ -96,17 +99,17 @@ def train(
         generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
         torch.manual_seed(recipe.seed * 100_003 + epoch)  # dropout draws from the global generator
         order = torch.randperm(len(training), generator=generator)
-        weights = exit_loss_weights(recipe, epoch)
+        weights = exit_loss_weights(recipe, epoch).to(device)
         loss_sum = 0.0
         model.train()
         model.backbone.train(recipe.backbone_of is None)
         for step in range(num_steps):
             rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-            images = _augmented(padded, rows, model.image_size, generator)
+            images = _augmented(padded, rows, model.image_size, generator).to(device)
             _set_learning_rate(optimizer, recipe, (epoch * num_steps + step) / (recipe.num_epochs * num_steps))
-            with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
                 logits = network(images)
-            loss = _loss(logits.float(), training.labels[rows], weights)
+            loss = _loss(logits.float(), training.labels[rows].to(device), weights)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -114,7 +117,9 @@ def train(
             if on_step:
                 on_step(step + 1, num_steps)
         model.eval()
-        with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):  # for watching; the card measures in float32
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=use_bf16
+        ):  # for watching; the card measures in float32
             answers = exit_logits(model, validation).argmax(-1)
         accuracy = (answers == validation.labels[:, None]).double().mean(0)
         took = time.perf_counter() - started
@@ -122,7 +127,7 @@ def train(
         _save(state_file, recipe, model, optimizer, epoch + 1, seconds)
         if on_epoch:
             on_epoch(Epoch(epoch + 1, recipe.num_epochs, loss_sum / num_steps, tuple(accuracy.tolist()), took))
-    return model.eval(), seconds
+    return model.cpu().eval(), seconds
 
 
 def exit_loss_weights(recipe: Recipe, epoch: int) -> Tensor:
@@ -199,11 +204,6 @@ def _has_compiler() -> bool:
         return True
     logger.warning("There is no C++ compiler here, so training runs uncompiled and several times slower.")
     return False
-
-
-def _has_fast_bf16() -> bool:
-    # Emulated 16-bit arithmetic is slower than float32, so the processor itself must have it.
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _restore(

@@ -1,0 +1,159 @@
+"""FGSM at many radii from one gradient, each image judged at every radius."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.attacks.aimed import aimed
+from core.attacks.judging import judge, tolerances
+from core.attacks.linf import project
+from core.attacks.objectives import objective_loss
+from core.attacks.run import BATCH_SIZE, apply_perturbations, check_input, store_perturbations
+from core.attacks.spec import LinfAttack, StepAttack
+from core.attacks.success import SUCCESS_RULES, Case
+from core.errors import Cancelled, ExitLensError
+from core.exits import ExitPolicy
+from core.machine import device_of
+from core.metrics import Rate, rate_of
+from core.models import ExitModel
+from core.models.prepared import PreparedModel
+from core.progress import CancelToken, Progress
+
+_JUDGED_AT_ONCE = 128  # more no longer fit the caches
+_NUM_COMPARED = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """What FGSM does at rising radii.
+
+    Attributes:
+        spec: The attack; its own radius does not count.
+        made_at: The policy that it was made and judged under.
+        epsilons: E radii, in pixels of [0, 1].
+        attackable: (N,) whether the attack had anything to do.
+        succeeded: (E, N) whether its rule holds of the stored images, as the model itself answers.
+        prediction: (E, N) class answered; of the final exit where the rule is about that.
+        computed_exit: (E, N) last exit computed.
+        seconds: Wall-clock.
+        precision: Number format of the gradient.
+        num_doubtful: Verdicts that the model had to give itself, of (E + 1) N.
+    """
+
+    spec: LinfAttack
+    made_at: ExitPolicy
+    epsilons: tuple[float, ...]
+    attackable: Tensor
+    succeeded: Tensor
+    prediction: Tensor
+    computed_exit: Tensor
+    seconds: float
+    precision: str
+    num_doubtful: int
+
+    def rates(self) -> list[Rate]:
+        """Share of the attackable images on which the attack succeeds, at each radius."""
+        return [rate_of(succeeded, self.attackable) for succeeded in self.succeeded]
+
+
+def sweep_fgsm(
+    model: ExitModel,
+    images: Tensor,
+    labels: Tensor,
+    spec: LinfAttack,
+    policy: ExitPolicy,
+    epsilons: Sequence[float],
+    *,
+    search: PreparedModel | None = None,
+    batch_size: int = BATCH_SIZE,
+    on_progress: Callable[[Progress], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> Sweep:
+    """Makes one FGSM gradient of each image and judges the step of every radius along it.
+
+    The sign that FGSM follows does not depend on its radius. Verdicts are those of ``attack`` at each radius.
+
+    Args:
+        model: Any exit model, frozen and in eval mode; only read.
+        images: (N, 3, H, W) in [0, 1].
+        labels: True classes, (N,).
+        spec: An FGSM attack without random start; only its aim counts.
+        policy: In force.
+        epsilons: Radii, in pixels of [0, 1].
+        search: The model prepared for gradients.
+        batch_size: Images whose gradient is taken at a time.
+        on_progress: Called after each batch.
+        cancel: Checked after each batch.
+
+    Raises:
+        ExitLensError: If the attack has more than one step, another start or several exits to choose from, a radius
+            lies outside [0, 1], or images, labels or attack do not fit the model.
+        Cancelled: Once ``cancel`` is set.
+    """
+    chooses = spec.objective == "max-average" and model.num_exits > 1
+    if spec.num_steps > 1 or spec.random_start or spec.stop_when_fooled or chooses or not epsilons:
+        raise ExitLensError(
+            "A sweep takes one gradient for all radii: give one radius or more, and FGSM from the image on, not "
+            "stopped when fooled and not the worst of several exits."
+        )
+    if not all(0 <= epsilon <= 1 for epsilon in epsilons):
+        raise ExitLensError(f"The radii are {list(epsilons)}; each must lie between 0 and 1.")
+    if batch_size < 1:
+        raise ExitLensError(f"The batch size is {batch_size}; one image or more is needed.")
+    check_input(images, labels, model.num_classes)
+    spec.check_model(model.num_exits, model.num_classes)
+    started = time.perf_counter()
+    seen, applied = aimed(search or model, spec, policy, "nothing")
+    assert isinstance(applied, StepAttack)
+    judged_under = None if spec.success_rule == "misclassified_final" else policy
+    device, tolerance = device_of(model), None
+    predictions, exits, num_doubtful = [], [], 0
+    for first in range(0, len(images), batch_size):
+        batch, batch_labels = (of[first : first + batch_size].to(device) for of in (images, labels))
+        at = batch.clone().requires_grad_(True)
+        loss = objective_loss(seen(at), batch_labels, applied, policy)
+        (gradient,) = torch.autograd.grad(loss.sum(), at)
+        stepped = [batch, *(_step(batch, gradient, epsilon) for epsilon in epsilons)]
+        if search and tolerance is None:
+            # Of each image another radius: attacked images move a copy's logits further than clean ones.
+            some = [stepped[row % len(stepped)][row] for row in range(min(len(batch), _NUM_COMPARED))]
+            tolerance = tolerances(model, search, torch.stack(some))
+        verdicts = [
+            judge(model, some, judged_under, search, tolerance) for some in torch.cat(stepped).split(_JUDGED_AT_ONCE)
+        ]
+        shape = (len(epsilons) + 1, len(batch))
+        predictions.append(torch.cat([verdict.prediction for verdict in verdicts]).view(shape))
+        exits.append(torch.cat([verdict.computed_exit for verdict in verdicts]).view(shape))
+        num_doubtful += sum(verdict.num_doubtful for verdict in verdicts)
+        if on_progress:
+            done = first + len(batch)
+            on_progress(Progress(done / len(images), f"{done:,} of {len(images):,} images"))
+        if cancel and cancel.is_set():
+            raise Cancelled
+    prediction, computed_exit = (torch.cat(parts, dim=1).to(images.device) for parts in (predictions, exits))
+    rule = SUCCESS_RULES[spec.success_rule]
+    # A static model that answers the same: the rules in question ask for nothing else.
+    clean, *adversarial = F.one_hot(prediction, model.num_classes).double()[:, :, None]
+    cases = [Case(clean, at_radius, labels, ExitPolicy(), spec.goal_class) for at_radius in adversarial]
+    return Sweep(
+        spec=spec,
+        made_at=policy,
+        epsilons=tuple(epsilons),
+        attackable=rule.attackable(cases[0]),
+        succeeded=torch.stack([rule.succeeded(case) for case in cases]),
+        prediction=prediction[1:],
+        computed_exit=computed_exit[1:],
+        seconds=time.perf_counter() - started,
+        precision=search.precision if search else str(images.dtype).removeprefix("torch."),
+        num_doubtful=num_doubtful,
+    )
+
+
+def _step(images: Tensor, gradient: Tensor, epsilon: float) -> Tensor:
+    """The images as stored after one step of full length."""
+    stepped = project(images + epsilon * gradient.sign(), images, epsilon)
+    return apply_perturbations(images, store_perturbations(images, stepped, epsilon))

@@ -1,0 +1,1 @@
+"""Studies: many attacks on many models, in cells that are done once, wherever they run."""

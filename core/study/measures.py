@@ -1,0 +1,294 @@
+"""What claims measure: for each pair of models one number an image, from the tables of a study."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from core.study.models import StudyModel
+from core.study.store import Study
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which rows of a study count.
+
+    Attributes:
+        policy: Name of a policy of the study.
+        attack_names: Presets; all without.
+        epsilons: In pixels of [0, 1]; all without.
+        objective: Of early-exit sources; a static one has one only.
+        pairs: ``same`` or ``different`` architecture; both without.
+    """
+
+    policy: str
+    attack_names: tuple[str, ...] = ()
+    epsilons: tuple[float, ...] = ()
+    objective: str = "taken"
+    pairs: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """One comparison of models: the measure is the sum of ``numerator`` over that of ``denominator``.
+
+    Attributes:
+        models: That are compared.
+        image_ids: Of its images.
+        numerator: One number an image; 0 where it does not count.
+        denominator: One number an image; for a mean 1 where it counts and 0 elsewhere.
+    """
+
+    models: tuple[StudyModel, ...]
+    image_ids: tuple[str, ...]
+    numerator: np.ndarray
+    denominator: np.ndarray
+
+    @property
+    def repeats(self) -> tuple[tuple[str, str], ...]:
+        """Architectures and kinds: units that share them differ in training seeds alone, and repeat each other."""
+        return tuple((model.architecture, model.kind) for model in self.models)
+
+
+class Tables:
+    """The rows of a study that a claim may look at; attacks that stop when they fool are never among them."""
+
+    def __init__(self, study: Study, connection: "duckdb.DuckDBPyConnection", where: Where) -> None:
+        """Of a study, restricted to some rows."""
+        self.study, self.where, self._connection = study, where, connection
+
+    def models(self, kind: str) -> list[StudyModel]:
+        """Models of a kind with a backbone of their own, none of them a surrogate."""
+        trained = [model for model in self.study.models if model.shares is None and not model.surrogate]
+        return [model for model in trained if model.kind == kind]
+
+    @property
+    def _statics(self) -> list[str]:
+        """Names of the models that have one objective only."""
+        return [model.name for model in self.study.models if model.kind == "static"]
+
+    def surrogate_twins(self) -> Iterator[tuple[StudyModel, StudyModel, StudyModel]]:
+        """Every early-exit surrogate, the static one that learned the same, and each target that both stand in for."""
+        surrogates = [(model, model.surrogate) for model in self.study.models if model.surrogate]
+        for early, one in surrogates:
+            for static, other in surrogates:
+                if early.kind == "early-exit" and one.is_twin_of(other):
+                    for name in one.targets:
+                        yield early, static, self.study.model(name)
+
+    def images(self, source: StudyModel, target: StudyModel, objective: str | None = None) -> pd.DataFrame | None:
+        """What was made on one model and shown to another, one row an image; None where the study has nothing of it.
+
+        Returns:
+            By image id: ``fooled`` and ``cost_change``, means over attacks and epsilons, and whether the target
+            ``was_right`` on the clean image.
+        """
+        where, statics = self.where, self._statics
+        rows = self._connection.execute(
+            "select image_id, avg(succeeded::int) as fooled, avg(adversarial_cost - clean_cost) as cost_change, "
+            "bool_and(attackable) as was_right from decisions where source = ? and target = ? and policy = ? "
+            "and not stop_when_fooled and (list_contains(?, source) or objective = ?) "
+            "and (len(?) = 0 or list_contains(?, attack_name)) "
+            "and (len(?) = 0 or list_contains(?, epsilon)) and (made_anew or not ?) "
+            "group by image_id order by image_id",
+            [
+                source.name, target.name, where.policy, statics, objective or where.objective,
+                *2 * [list(where.attack_names)], *2 * [list(where.epsilons)], self.study.spec.made_anew,
+            ],
+        ).df()  # fmt: skip
+        return rows.set_index("image_id") if len(rows) else None
+
+    def steps(self, source: StudyModel) -> pd.DataFrame | None:
+        """What the attacks on a model went through, one row an image and attack; None where there is nothing."""
+        where, statics = self.where, self._statics
+        rows = self._connection.execute(
+            "select image_id, attack, step_exit, step_wrong from steps join cells using (made, source, attack) "
+            "where source = ? and not stop_when_fooled and (list_contains(?, source) or objective = ?) "
+            "and (len(?) = 0 or list_contains(?, attack_name)) and (len(?) = 0 or list_contains(?, epsilon)) "
+            "order by attack_name, epsilon, image_id",
+            [
+                source.name, statics, where.objective,
+                *2 * [list(where.attack_names)], *2 * [list(where.epsilons)],
+            ],
+        ).df()  # fmt: skip
+        return rows if len(rows) else None
+
+    def fits(self, one: StudyModel, other: StudyModel) -> bool:
+        """Whether a pair is among those that the claim is about."""
+        same = one.architecture == other.architecture
+        return one.dataset == other.dataset and self.where.pairs in ("", "same" if same else "different")
+
+
+def _unit(models: list[StudyModel], values: pd.Series, counted: pd.Series) -> Unit:
+    weight = counted.to_numpy(dtype=float)
+    return Unit(
+        tuple(models),
+        tuple(values.index),
+        np.where(weight > 0, values.to_numpy(dtype=float), 0.0) * (weight > 0),
+        weight,
+    )
+
+
+def _difference(
+    models: list[StudyModel], higher: pd.DataFrame | None, lower: pd.DataFrame | None, column: str, of_all: bool
+) -> Iterator[Unit]:
+    """``higher`` minus ``lower`` on identical images: all of them, or those that both targets answer rightly."""
+    if higher is None or lower is None:
+        return
+    both = higher.merge(lower, left_index=True, right_index=True, suffixes=("_high", "_low"))
+    counted = both.was_right_high & both.was_right_low
+    yield _unit(models, both[f"{column}_high"] - both[f"{column}_low"], counted | of_all)
+
+
+def early_to_static_minus_back(tables: Tables) -> Iterator[Unit]:
+    """D2S minus S2D: how much more often a static model is fooled from an early-exit one than the other way round."""
+    for static in tables.models("static"):
+        for early in tables.models("early-exit"):
+            if tables.fits(static, early):
+                there, back = tables.images(early, static), tables.images(static, early)
+                yield from _difference([early, static], there, back, "fooled", of_all=False)
+
+
+def to_early_minus_to_static(tables: Tables) -> Iterator[Unit]:
+    """S2D minus S2S: how much more often an early-exit model is fooled from a static one than its twin is."""
+    for source in tables.models("static"):
+        for early in tables.models("early-exit"):
+            for static in tables.models("static"):
+                twins = (early.architecture, early.dataset) == (static.architecture, static.dataset)
+                if static.name != source.name and twins and tables.fits(source, early):
+                    to_early, to_static = tables.images(source, early), tables.images(source, static)
+                    yield from _difference([source, early, static], to_early, to_static, "fooled", of_all=False)
+
+
+def cost_change(tables: Tables) -> Iterator[Unit]:
+    """How much more an early-exit model computes on what was made on another model than on clean images."""
+    for early in tables.models("early-exit"):
+        for source in tables.models("static"):
+            if tables.fits(source, early) and (rows := tables.images(source, early)) is not None:
+                yield _unit([source, early], rows.cost_change, rows.cost_change.notna())
+
+
+def own_cost_change(tables: Tables) -> Iterator[Unit]:
+    """How much more an early-exit model computes on what was made on itself than on clean images."""
+    for early in tables.models("early-exit"):
+        if (rows := tables.images(early, early)) is not None:
+            yield _unit([early], rows.cost_change, rows.cost_change.notna())
+
+
+def cost_change_by_size(tables: Tables) -> Iterator[Unit]:
+    """How much more what was made on a larger static network raises an early-exit model's cost than of a smaller."""
+    statics = sorted(tables.models("static"), key=lambda model: model.multiply_adds)
+    for early in tables.models("early-exit"):
+        for index, smaller in enumerate(statics):
+            for larger in statics[index + 1 :]:
+                if larger.multiply_adds > smaller.multiply_adds and larger.dataset == early.dataset:
+                    of_larger, of_smaller = tables.images(larger, early), tables.images(smaller, early)
+                    yield from _difference([larger, smaller, early], of_larger, of_smaller, "cost_change", of_all=True)
+
+
+def transfer_by_exit(tables: Tables) -> Iterator[Unit]:
+    """Slope of the transfer to static models over the share of the network that an example was made on.
+
+    By least squares over the exits: what the rate changes by from none of the network to all of it.
+    """
+    for early in tables.models("early-exit"):
+        offsets = np.array(early.exit_costs) - np.mean(early.exit_costs)
+        for static in tables.models("static"):
+            if not tables.fits(early, static) or early.num_exits < 2:
+                continue
+            by_exit = [tables.images(early, static, f"exit-{number + 1}") for number in range(early.num_exits)]
+            found = [rows for rows in by_exit if rows is not None]
+            if len(found) == early.num_exits:
+                fooled = pd.concat([rows.fooled for rows in found], axis=1, join="inner")
+                slope = pd.Series(fooled.to_numpy() @ offsets / (offsets @ offsets), index=fooled.index)
+                yield _unit([early, static], slope, found[0].was_right.loc[fooled.index])
+
+
+def _making_cost(model: StudyModel, rows: pd.DataFrame) -> pd.DataFrame:
+    """Multiply-adds until an image is first wrong, by image; those that never are count with all steps."""
+    exits, wrong = np.stack(rows.step_exit.tolist()), np.stack(rows.step_wrong.tolist()).astype(bool)
+    forward = np.asarray(model.exit_costs)[exits[:, :-1]] * model.multiply_adds
+    # A pass that ends where the image was wrong already is not made; one with its gradient comes to three forwards.
+    is_made = np.cumsum(wrong, axis=1)[:, :-1] == 0
+    return pd.DataFrame(
+        {"cost": 3 * (forward * is_made).sum(axis=1), "was_right": ~wrong[:, 0], "image_id": rows.image_id}
+    ).groupby("image_id").agg({"cost": "mean", "was_right": "all"})  # fmt: skip
+
+
+def making_cost(tables: Tables) -> Iterator[Unit]:
+    """Multiply-adds of making examples on an early-exit model minus on its static twin, over the latter."""
+    for early in tables.models("early-exit"):
+        for static in tables.models("static"):
+            if early.architecture == static.architecture:
+                yield from _making_cost_difference(tables, early, static)
+
+
+def _making_cost_difference(tables: Tables, early: StudyModel, static: StudyModel) -> Iterator[Unit]:
+    rows = [tables.steps(model) for model in (early, static)]
+    if rows[0] is None or rows[1] is None:
+        return
+    own, other = _making_cost(early, rows[0]), _making_cost(static, rows[1])
+    both = own.merge(other, left_index=True, right_index=True, suffixes=("", "_static"))
+    counted = both.was_right & both.was_right_static
+    yield _unit([early, static], both.cost - both.cost_static, counted * both.cost_static)
+
+
+def early_share_of_making(tables: Tables) -> Iterator[Unit]:
+    """Share of gradient passes that went through an exit in the first half of the network."""
+    for early in tables.models("early-exit"):
+        if (rows := tables.steps(early)) is not None:
+            exits = np.stack(rows.step_exit.tolist())[:, :-1]
+            is_early = (np.asarray(early.exit_costs)[exits] <= 0.5).mean(axis=1)
+            by_image = pd.Series(is_early, index=rows.image_id).groupby(level=0).mean()
+            yield _unit([early], by_image, by_image.notna())
+
+
+def own_success(tables: Tables) -> Iterator[Unit]:
+    """Share of attackable images on which attacks on early-exit models succeed by their own rule."""
+    for early in tables.models("early-exit"):
+        if (rows := tables.images(early, early)) is not None:
+            yield _unit([early], rows.fooled, rows.was_right)
+
+
+def early_to_early(tables: Tables) -> Iterator[Unit]:
+    """Share of images that fool another early-exit model, of those that it answers rightly when clean."""
+    for source in tables.models("early-exit"):
+        for target in tables.models("early-exit"):
+            if source.name != target.name and tables.fits(source, target):
+                rows = tables.images(source, target)
+                if rows is not None:
+                    yield _unit([source, target], rows.fooled, rows.was_right)
+
+
+def surrogates_early_minus_static(tables: Tables) -> Iterator[Unit]:
+    """How much more often surrogates with exits fool their target than static ones that learned the same."""
+    for early, static, target in tables.surrogate_twins():
+        there, other = tables.images(early, target), tables.images(static, target)
+        yield from _difference([early, static, target], there, other, "fooled", of_all=False)
+
+
+def surrogates_making_cost(tables: Tables) -> Iterator[Unit]:
+    """Multiply-adds of making examples on a surrogate with exits minus on its static twin, over the latter."""
+    for early, static in dict.fromkeys((early, static) for early, static, _ in tables.surrogate_twins()):
+        yield from _making_cost_difference(tables, early, static)
+
+
+MEASURES: Mapping[str, Callable[[Tables], Iterator[Unit]]] = {
+    measure.__name__: measure
+    for measure in (
+        early_to_static_minus_back, to_early_minus_to_static, cost_change, own_cost_change, cost_change_by_size,
+        transfer_by_exit, making_cost, early_share_of_making, own_success, early_to_early,
+        surrogates_early_minus_static, surrogates_making_cost,
+    )
+}  # fmt: skip
+
+
+def describe(measure: str) -> str:
+    """What a measure is, in one sentence."""
+    words: Any = MEASURES[measure].__doc__
+    return str(words).partition("\n")[0]

@@ -1,0 +1,160 @@
+"""A study's folder: what it is about, and its tables for DuckDB, pyarrow and pandas."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
+
+from core.errors import ExitLensError
+from core.study import parts
+from core.study.models import StudyModel
+from core.study.spec import StudySpec
+
+if TYPE_CHECKING:
+    import duckdb
+
+PROJECT = Path(__file__).parents[2]
+SHIPPED = PROJECT / "results"
+FOLDER_VARIABLE = "EXITLENS_STUDIES"
+STUDY_FILE, SPEC_FILE = "study.json", "spec.toml"
+CELLS_FILE, DECISIONS_FILE, STEPS_FILE, TIMINGS_FILE = (
+    f"{name}.parquet" for name in ("cells", "decisions", "steps", "timings")
+)
+ANSWERS_FILE, SURROGATES_FILE = "answers.parquet", "surrogates.parquet"
+TABLES = (CELLS_FILE, DECISIONS_FILE, STEPS_FILE, TIMINGS_FILE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a folder of tables is about.
+
+    Attributes:
+        spec: What was asked.
+        models: That took part.
+        num_images: Of each image set.
+        cells: Keys of all cells, in order.
+        num_done: Cells whose answers are in the tables.
+        machine: That ran it last.
+        versions: Of Python and packages there.
+    """
+
+    spec: StudySpec
+    models: tuple[StudyModel, ...]
+    num_images: dict[str, int]
+    cells: tuple[str, ...]
+    num_done: int = 0
+    machine: dict[str, str]
+    versions: dict[str, str]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every cell is done."""
+        return self.num_done == len(self.cells)
+
+    def model(self, name: str) -> StudyModel:
+        """What is remembered of a model."""
+        return next(model for model in self.models if model.name == name)
+
+
+def read_study(folder: Path) -> Study:
+    """What a study's folder is about.
+
+    Raises:
+        ExitLensError: If there is no study or its description is damaged; the message names the file.
+    """
+    path = folder / STUDY_FILE
+    try:
+        return TypeAdapter(Study).validate_json(path.read_bytes())
+    except OSError as error:
+        raise ExitLensError(f"There is no study in {folder} ({STUDY_FILE} is missing). Run one there first.") from error
+    except (ValidationError, ExitLensError) as error:
+        raise ExitLensError(f"{path} is not a study that this version reads. Run the study again there.") from error
+
+
+def write_study(folder: Path, study: Study) -> None:
+    """Puts the description of a study beside its tables."""
+    parts.write_whole(folder / STUDY_FILE, TypeAdapter(Study).dump_json(study, indent=2) + b"\n")
+
+
+def local_folder() -> Path:
+    """Where the dashboard looks for this machine's studies: what ``EXITLENS_STUDIES`` names, else ``output/``."""
+    return Path(os.environ.get(FOLDER_VARIABLE, "").strip() or PROJECT / "output").expanduser()
+
+
+def study_folders() -> list[Path]:
+    """Folders of all studies that ship, then of those run on this machine; both by name."""
+    return [
+        description.parent for root in (SHIPPED, local_folder()) for description in sorted(root.glob(f"*/{STUDY_FILE}"))
+    ]
+
+
+def has_rows(folder: Path) -> bool:
+    """Whether there is a decision in the tables of a study."""
+    try:
+        return bool(pq.read_metadata(folder / DECISIONS_FILE).num_rows)
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def ship(folder: Path, place: Path) -> None:
+    """Copies the tables of a finished study, without perturbations: small enough for the repository.
+
+    Confidences and distances are rounded to three decimals: verdicts were made before.
+
+    Args:
+        folder: Of the study.
+        place: Where to; what is there is written over.
+
+    Raises:
+        ExitLensError: If the study is not finished or a table is missing.
+    """
+    study = read_study(folder)
+    if not study.is_complete:
+        raise ExitLensError(f"{study.num_done} of {len(study.cells)} cells of {folder} are done. Finish it first.")
+    optional = [ANSWERS_FILE] * bool(study.spec.placements) + [SURROGATES_FILE] * bool(study.spec.surrogates)
+    for name in (STUDY_FILE, SPEC_FILE, *TABLES, *optional):
+        try:
+            content = (folder / name).read_bytes()
+        except OSError as error:
+            raise ExitLensError(f"{folder / name} is missing. Run the study again there.") from error
+        parts.write_whole(place / name, _rounded(content) if name in (DECISIONS_FILE, ANSWERS_FILE) else content)
+
+
+def _rounded(content: bytes) -> bytes:
+    table = parts.decode(content)
+    for number, field in enumerate(table.schema):
+        values = field.type.value_type if pa.types.is_list(field.type) else field.type
+        if not pa.types.is_float32(values):
+            continue
+        column = table[field.name].combine_chunks()
+        rounded = pc.round(column.flatten() if pa.types.is_list(field.type) else column, 3).cast(pa.float32())
+        if pa.types.is_list(field.type):
+            rounded = pa.ListArray.from_arrays(column.offsets, rounded)
+        table = table.set_column(number, field, rounded)
+    return parts.encode(table, (table.schema.metadata or {}).get(parts.KEY, b"").decode())
+
+
+def connect(folder: Path) -> "duckdb.DuckDBPyConnection":
+    """DuckDB over the tables of a study, one view each: ``cells``, ``decisions``, ``steps`` and ``timings``.
+
+    Where the study has surrogates there is ``surrogates`` too.
+
+    Raises:
+        ExitLensError: If a table is missing.
+    """
+    import duckdb
+
+    connection = duckdb.connect()
+    for file in TABLES:
+        path = folder / file
+        if not path.is_file():
+            raise ExitLensError(f"{path} is missing. Run the study again there: what is done stays.")
+        connection.read_parquet(str(path)).create_view(path.stem)
+    if (folder / SURROGATES_FILE).is_file():
+        connection.read_parquet(str(folder / SURROGATES_FILE)).create_view("surrogates")
+    return connection

@@ -1,0 +1,280 @@
+"""Claims: measures against loops over rows, intervals against oracles, verdicts by hand."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import bootstrap
+from toy_study import EARLY, STATIC, STUDY, run_toys, write_project
+
+from core.errors import ExitLensError
+from core.exits import ExitPolicy
+from core.study import claims
+from core.study.claims import Claim, judge, judge_claims, load_claims, resample
+from core.study.measures import MEASURES, Tables, Unit, Where
+from core.study.models import StudyModel
+from core.study.spec import shipped_studies
+from core.study.store import DECISIONS_FILE, STEPS_FILE, connect, read_study
+
+TEXT = STUDY.replace('objective = ["taken", "final"]', 'objective = ["taken", "each-exit"]')
+
+
+def model(name: str, architecture: str = "toy", kind: str = "static", seed: int = 0) -> StudyModel:
+    return StudyModel(
+        name=name, label=name, kind=kind, dataset="toy", architecture=architecture, seed=seed, exit_costs=(1.0,),
+        layer_multiply_adds=(1,), classifier_multiply_adds=(0,), shares=None, policies=(ExitPolicy(),), hash="0" * 16,
+    )  # fmt: skip
+
+
+def unit(values: list[float], *models: StudyModel, counted: list[float] | None = None) -> Unit:
+    ids = tuple(f"image/{number}" for number in range(len(values)))
+    weight = np.ones(len(values)) if counted is None else np.array(counted)
+    return Unit(models or (model("a"),), ids, np.array(values) * (weight > 0), weight)
+
+
+def claim(**changes: object) -> Claim:
+    fields = {
+        "name": "a", "text": "A.", "family": "f", "study": "toys", "measure": "own_cost_change",
+        "direction": "greater", "margin": 0.02,
+    }  # fmt: skip
+    return Claim(**(fields | changes))  # type: ignore[arg-type]
+
+
+# Measures
+
+
+@pytest.fixture(scope="module")
+def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One finished study of toys."""
+    import toys
+
+    from core.datasets import DATASETS
+    from core.models import ARCHITECTURES
+
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS, "toy", toys.TOY_DATASET)
+        patch.setitem(ARCHITECTURES, "toy", toys.TOY_ARCHITECTURE)
+        for name, value in write_project(folder).items():
+            patch.setenv(name, value)
+        run_toys(folder / "study", TEXT)
+        yield folder / "study"
+
+
+def measured(folder: Path, measure: str, **where: object) -> list[Unit]:
+    asked = Where("T=0.60", **where)  # type: ignore[arg-type]
+    return list(MEASURES[measure](Tables(read_study(folder), connect(folder), asked)))
+
+
+def rows_of(folder: Path, source: str, target: str, objective: str, epsilon: float | None = None) -> pd.DataFrame:
+    rows = pq.read_table(folder / DECISIONS_FILE).to_pandas()
+    rows = rows[(rows.policy == "T=0.60") & (rows.source == source) & (rows.target == target)]
+    rows = rows[rows.objective == (objective if source == EARLY else "final")]
+    return rows if epsilon is None else rows[rows.epsilon == epsilon]
+
+
+@pytest.mark.parametrize("epsilon", [None, 8 / 255])
+def test_d2s_minus_s2d_is_a_difference_on_images_that_both_answer_rightly(
+    study_folder: Path, epsilon: float | None
+) -> None:
+    # Mutants: each direction over its own denominator; directions exchanged; epsilons not filtered, or not averaged.
+    (found,) = measured(study_folder, "early_to_static_minus_back", **({"epsilons": (epsilon,)} if epsilon else {}))
+    there = rows_of(study_folder, EARLY, STATIC, "taken", epsilon)
+    back = rows_of(study_folder, STATIC, EARLY, "taken", epsilon)
+    for number, image_id in enumerate(found.image_ids):
+        one, other = (rows[rows.image_id == image_id] for rows in (there, back))
+        assert found.denominator[number] == float(one.attackable.all() and other.attackable.all())
+        if found.denominator[number]:
+            assert found.numerator[number] == pytest.approx(one.succeeded.mean() - other.succeeded.mean())
+    assert 0 < found.denominator.sum() < 12 and found.numerator.any()
+
+
+def test_cost_change_counts_every_image(study_folder: Path) -> None:
+    # Mutant: only images that were right; the target's cost before the attack alone.
+    for measure, source in (("cost_change", STATIC), ("own_cost_change", EARLY)):
+        (found,) = measured(study_folder, measure)
+        rows = rows_of(study_folder, source, EARLY, "taken")
+        expected = (rows.adversarial_cost - rows.clean_cost).groupby(rows.image_id).mean()
+        assert found.denominator.tolist() == [1.0] * 12
+        assert found.numerator.tolist() == pytest.approx(expected.loc[list(found.image_ids)].tolist())
+
+
+def test_slope_over_exits_is_least_squares(study_folder: Path) -> None:
+    # Mutant: exit numbers in place of their costs; a slope of the wrong sign.
+    (found,) = measured(study_folder, "transfer_by_exit")
+    costs = read_study(study_folder).model(EARLY).exit_costs
+    rates = []
+    for number in range(3):
+        rows = rows_of(study_folder, EARLY, STATIC, f"exit-{number + 1}")
+        rates.append(rows.succeeded.groupby(rows.image_id).mean().loc[list(found.image_ids)].to_numpy())
+    expected = np.polyfit(costs, np.stack(rates), 1)[0]
+    assert found.numerator.tolist() == pytest.approx((expected * found.denominator).tolist())
+
+
+def test_making_cost_counts_passes_until_the_first_wrong_answer(study_folder: Path) -> None:
+    # Mutants: the pass after success counted; failures left out; costs of the whole network at every step.
+    (found,) = measured(study_folder, "making_cost", epsilons=(32 / 255,))
+    study, steps = read_study(study_folder), pq.read_table(study_folder / STEPS_FILE).to_pandas()
+    cells = pq.read_table(study_folder / "cells.parquet").to_pandas()
+    cells = cells[cells.source != ""].set_index("made")
+    steps = steps[steps.made.map(cells.epsilon) == 32 / 255]
+    steps = steps[(steps.source == STATIC) | (steps.made.map(cells.objective) == "taken")]
+
+    def cost(source: str, image_id: str) -> float:
+        row = steps[(steps.source == source) & (steps.image_id == image_id)].iloc[0]
+        done = 0.0
+        for exit_index, wrong in list(zip(row.step_exit, row.step_wrong, strict=True))[:-1]:
+            if wrong:
+                break
+            done += 3 * study.model(source).exit_costs[exit_index] * study.model(source).multiply_adds
+        return done
+
+    right = found.denominator > 0
+    early, static = (np.array([cost(source, image_id) for image_id in found.image_ids]) for source in (EARLY, STATIC))
+    assert found.numerator[right].tolist() == pytest.approx((early - static)[right].tolist())
+    assert found.denominator[right].tolist() == pytest.approx(static[right].tolist())
+    assert 0 < right.sum() < 12 and len(set(static[right])) > 1
+
+
+# Intervals
+
+
+def test_resampling_agrees_with_scipy_on_a_mean() -> None:
+    # Mutants: images drawn without replacement; a denominator that is not drawn along.
+    values = np.random.default_rng(1).normal(0.3, 1, 200)
+    counted = (np.arange(200) % 3 > 0).astype(float)
+    draws = resample([unit(values.tolist(), counted=counted.tolist())], seed=1)
+    low, high = np.quantile(draws, (0.025, 0.975))
+    kept = values[counted > 0]
+    oracle = bootstrap((kept,), np.mean, method="percentile", n_resamples=9999, rng=2).confidence_interval
+    assert (low, high) == pytest.approx((oracle.low, oracle.high), abs=0.03)
+    assert draws.mean() == pytest.approx(kept.mean(), abs=0.01) and len(draws) == 10_000
+
+
+def test_paired_comparisons_are_drawn_together() -> None:
+    # Mutant: each unit's images drawn on their own: what two units have in common would cancel only by chance.
+    values = np.random.default_rng(2).normal(0, 1, 100)
+    opposite = [unit(values.tolist()), unit((-values).tolist())]
+    assert np.abs(resample(opposite)).max() < 1e-12
+
+
+def test_models_are_drawn_again_only_with_three_seeds_of_every_kind() -> None:
+    # Mutants: one seed of a kind taken for enough; units drawn instead of models; spread over seeds left out.
+    def units(num_early: int) -> list[Unit]:
+        return [
+            unit(
+                [float(early)] * 50, model(f"e{early}", kind="early-exit", seed=early), model(f"s{static}", seed=static)
+            )
+            for early in range(num_early)
+            for static in range(3)
+        ]
+
+    assert not claims.has_enough_seeds(units(2)) and claims.has_enough_seeds(units(3))
+    assert resample(units(2)).std() == 0
+    # The mean of three draws of 0, 1 and 2: variance 2/3 over 3.
+    assert resample(units(3)).std() == pytest.approx(np.sqrt(2 / 9), rel=0.05)
+
+
+# Verdicts
+
+
+@pytest.mark.parametrize(
+    ("direction", "low", "high", "verdict"),
+    [
+        ("greater", 0.03, 0.10, "holds"),
+        ("greater", 0.01, 0.10, "undecided"),
+        ("greater", -0.10, 0.01, "does not hold"),
+        ("less", -0.10, -0.03, "holds"),
+        ("less", -0.01, 0.10, "does not hold"),
+        ("not greater", -0.10, 0.01, "holds"),
+        ("not greater", 0.03, 0.10, "does not hold"),
+        ("not greater", 0.01, 0.03, "undecided"),
+        ("not less", -0.01, 0.10, "holds"),
+        ("within", -0.01, 0.01, "holds"),
+        ("within", 0.01, 0.03, "undecided"),
+        ("within", -0.10, 0.10, "undecided"),
+        ("within", -0.10, -0.03, "does not hold"),
+    ],
+)
+def test_verdicts_by_hand(direction: str, low: float, high: float, verdict: str) -> None:
+    # Mutant: any end of any region.
+    assert judge(low, high, claim(direction=direction).bounds) == verdict
+    shifted = claim(direction=direction, reference=0.5)
+    assert judge(low + 0.5, high + 0.5, shifted.bounds) == verdict
+
+
+def test_holm_by_hand() -> None:
+    # Mutants: Bonferroni throughout; the largest chance first; levels that go on loosening after a failure; families
+    # mixed; claims that were not measured not counted.
+    def one(name: str, chance: float, family: str = "f") -> claims._Measured:
+        share = chance / 2
+        draws = np.array([-1.0] * round(share * 10_000) + [1.0] * round((1 - share) * 10_000))
+        return claims._Measured(claim(name=name, family=family), "p", 1.0, draws, [unit([1.0])])
+
+    measured = [one("c", 0.02), one("a", 0.001), one("d", 0.2), one("b", 0.03), one("e", 0.04, "g")]
+    levels = claims._levels(measured, {"f": 5, "g": 1})
+    # a: 0.05/5, decided; c: 0.02 > 0.05/4, not decided; so b and d are judged as strictly.
+    assert levels == pytest.approx([0.0125, 0.01, 0.0125, 0.0125, 0.05])
+
+
+def test_claims_come_with_everything_a_reader_needs(study_folder: Path) -> None:
+    # Mutants: n of one comparison; a scope that promises more; nothing said of a claim that could not be measured.
+    asked = [
+        claim(name="own", measure="own_cost_change", direction="within", margin=0.9),
+        claim(name="none", measure="cost_change_by_size"),
+        claim(name="elsewhere", study="another"),
+    ]
+    table = judge_claims(study_folder, asked)
+    assert table.claim.tolist() == ["own", "none"] * 2 and table.policy.tolist() == ["T=0.60"] * 2 + ["T=0.90"] * 2
+    own, none = table.iloc[0], table.iloc[1]
+    assert (own.verdict, own.scope, own.num_images, own.num_comparisons) == ("holds", "on these weights", 12, 1)
+    assert own.low < own.value < own.high and own.region == "between −90 and 90 %"
+    assert own.level == pytest.approx(1 - 0.05 / 3)
+    assert none.verdict == "not measured" and np.isnan(none.value) and none.num_images == 0
+    assert judge_claims(study_folder, asked).equals(table)  # drawn by a seed
+
+
+def test_a_verdict_that_turns_with_the_policy_is_marked(study_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutant: undecided taken for the opposite; a mark on the turned policy alone.
+    def by_policy(tables: Tables) -> Iterator[Unit]:
+        yield unit([1.0 if tables.where.policy == "T=0.60" else -1.0] * 20)
+
+    def unsure(tables: Tables) -> Iterator[Unit]:
+        yield unit([1.0] * 20 if tables.where.policy == "T=0.60" else [1.0, -0.96] * 10)
+
+    monkeypatch.setattr(claims, "MEASURES", {"own_success": by_policy, "own_cost_change": unsure})
+    table = judge_claims(
+        study_folder, [claim(name="turns", measure="own_success"), claim(name="stays", measure="own_cost_change")]
+    )
+    assert table[table.claim == "turns"].policy_dependent.tolist() == [True, True]
+    assert table[table.claim == "turns"].verdict.tolist() == ["holds", "does not hold"]
+    assert table[table.claim == "stays"].verdict.tolist() == ["holds", "undecided"]
+    assert not table[table.claim == "stays"].policy_dependent.any()
+
+
+# The file
+
+
+def test_shipped_claims_name_shipped_studies_and_state_margins() -> None:
+    # Mutants: a claim that no study measures; a margin chosen after the fact.
+    shipped = load_claims()
+    assert {each.study for each in shipped} <= set(shipped_studies())
+    for each in shipped:
+        is_cost = "cost" in each.measure
+        assert each.margin == (0.05 if is_cost and each.measure != "cost_change_by_size" else 0.02)
+        assert each.text.endswith(".")
+
+
+def test_a_damaged_claims_file_is_named(tmp_path: Path) -> None:
+    # Mutant: a stack trace.
+    path = tmp_path / "claims.toml"
+    with pytest.raises(ExitLensError, match="cannot be read"):
+        load_claims(path)
+    path.write_text('[[claims]]\nname = "a"\n')
+    with pytest.raises(ExitLensError, match=r"claims\.toml: 0\.text"):
+        load_claims(path)
+    with pytest.raises(ExitLensError, match="needs a measure"):
+        claim(measure="luck")

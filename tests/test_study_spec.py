@@ -1,0 +1,256 @@
+"""Studies in TOML: what a file comes to, and what it may not say."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from toys import answered_image_set, toy_card, toy_model
+
+from core.attacks.spec import early, fgsm, mi_fgsm, pgd
+from core.checkpoints import ModelCard
+from core.errors import ExitLensError
+from core.exits import ExitPolicy
+from core.metrics import OperatingPoint
+from core.study.cells import attack_fields, read_attack, study_cells
+from core.study.models import KINDS, choose_models, model_hash
+from core.study.spec import AttackChoice, PolicyChoice, load_study, parse_study, shipped_studies
+
+HEAD = """
+name = "toys"
+title = "Toys"
+question = "Which?"
+images = ["toy:test"]
+sources = ["static", "early-exit"]
+targets = ["static", "early-exit"]
+"""
+ATTACK = """
+[[attacks]]
+preset = "pgd"
+"""
+POINT = OperatingPoint("loses_1_percent", 0.7, 0.9, 0.5, (0.5, 0.5), 8)
+
+
+@pytest.fixture(autouse=True)
+def toys(toy_registry: None) -> None:
+    """Images of toys can be named only where the toy data set is known."""
+
+
+@cache
+def cards() -> dict[str, ModelCard]:
+    images = answered_image_set(toy_model(num_exits=4, dtype=torch.float32))
+    models = {count: toy_model(num_exits=count, dtype=torch.float32) for count in (1, 3, 4)}
+    made = {
+        "toy-static": toy_card(models[1], "toy-static", images),
+        "toy-early-exit": toy_card(models[4], "toy-early-exit", images, operating_points=(POINT,)),
+        "toy-early-exit-other": toy_card(models[3], "toy-early-exit-other", images),
+        "toy-all-exits": toy_card(models[4], "toy-all-exits", images, shares="toy-static", shared_sha256="0" * 64),
+    }
+    return made
+
+
+def attacks_of(table: str) -> list[AttackChoice]:
+    return list(parse_study(HEAD + table, "test").attacks)
+
+
+# Attacks
+
+
+def test_lists_mean_all_combinations_in_order() -> None:
+    # Mutant: lists paired with each other, or the last one winning.
+    choices = attacks_of(
+        '[[attacks]]\npreset = ["fgsm", "pgd"]\nepsilon = ["1/255", "8/255"]\nobjective = ["taken", "mean"]\n'
+    )
+    assert [choice.spec for choice in choices] == [
+        builder(epsilon, objective=objective, **({"step_size": epsilon / 4} if builder is pgd else {}))
+        for builder in (fgsm, pgd)
+        for epsilon in (1 / 255, 8 / 255)
+        for objective in ("taken", "mean")
+    ]
+
+
+def test_steps_scale_with_epsilon_unless_they_are_given() -> None:
+    # Mutants: PGD at 0.25/255 with steps of 2/255, eight times its ball; a given step size scaled too.
+    scaled, given, momentum, deployed = (
+        attacks_of(f'[[attacks]]\npreset = "{preset}"\nepsilon = "0.5/255"\n{more}')[0].spec
+        for preset, more in (("pgd", ""), ("pgd", 'step_size = "0.1/255"\n'), ("mi-fgsm", ""), ("early", ""))
+    )
+    assert scaled == pgd(0.5 / 255, step_size=0.125 / 255)
+    assert given == pgd(0.5 / 255, step_size=0.1 / 255)
+    assert momentum == mi_fgsm(0.5 / 255, step_size=0.125 / 255)
+    assert deployed == early(0.5 / 255)
+
+
+def test_one_exit_and_each_exit_are_objectives() -> None:
+    # Mutants: exits counted from 0 in the file; each exit tried on the final one alone.
+    one, each = attacks_of('[[attacks]]\npreset = "pgd"\nobjective = ["exit-2", "each-exit"]\n')
+    assert one.spec == pgd(objective="exit", exit_index=1) and not one.each_exit
+    on_four, on_one = each.on(cards()["toy-early-exit"]), each.on(cards()["toy-static"])
+    assert on_four == [pgd(objective="exit", exit_index=index) for index in range(4)]
+    assert on_one == [pgd(objective="final")]
+
+
+def test_attack_that_a_model_cannot_take_is_left_out() -> None:
+    # Mutant: a study that ends at its first static source because one of its attacks needs an early exit.
+    deep, through = (AttackChoice(spec) for spec in (pgd(objective="exit", exit_index=3), early()))
+    assert deep.on(cards()["toy-early-exit-other"]) == [] and deep.on(cards()["toy-early-exit"]) == [deep.spec]
+    assert through.on(cards()["toy-static"]) == [] and through.on(cards()["toy-early-exit"]) == [early()]
+
+
+def test_seeds_count_only_where_starts_are_random() -> None:
+    # Mutant: the same attack made once a seed.
+    card = cards()["toy-early-exit"]
+    assert AttackChoice(pgd()).on(card, (1, 2)) == [pgd()]
+    assert AttackChoice(pgd(random_start=True)).on(card, (1, 2)) == [
+        pgd(random_start=True, seed=1),
+        pgd(random_start=True, seed=2),
+    ]
+
+
+def test_attack_comes_back_from_its_fields() -> None:
+    # Mutant: an attack of one kind read as one of another.
+    for attack in (fgsm(2 / 255), mi_fgsm(goal_class=3), early(exit_index=1), pgd(random_start=True, seed=5)):
+        assert read_attack(attack_fields(attack)) == attack
+
+
+# Policies
+
+
+def test_policies_are_resolved_on_each_card() -> None:
+    # Mutants: one model's threshold used for all; a static model without points refused.
+    point, raw = PolicyChoice(point="loses_1_percent"), PolicyChoice(0.8, fallback="most_confident")
+    early_exit, static, other = (cards()[name] for name in ("toy-early-exit", "toy-static", "toy-early-exit-other"))
+    assert point.on(early_exit) == ExitPolicy(0.7) and point.on(static) == ExitPolicy()
+    assert raw.on(early_exit) == raw.on(static) == ExitPolicy(0.8, "most_confident")
+    with pytest.raises(ExitLensError, match="no operating point 'loses_1_percent'"):
+        point.on(other)
+    choices = [point, raw, PolicyChoice(0.9), PolicyChoice(0.5, score="entropy"), PolicyChoice(2, score="patience")]
+    assert [choice.name for choice in choices] == [
+        "loses_1_percent", "T=0.80 most_confident", "T=0.90", "entropy=0.50", "patience=2",
+    ]  # fmt: skip
+
+
+# Models
+
+
+def test_words_for_many_models_do_not_overlap_and_names_and_patterns_work() -> None:
+    # Mutants: exits on another model's backbone counted as a trained twin; a model named twice shown twice.
+    named = {word: choose_models([word], cards()) for word in KINDS}
+    assert named == {
+        "static": ["toy-static"],
+        "early-exit": ["toy-early-exit"],
+        "other-exits": ["toy-early-exit-other"],
+        "all-exits": ["toy-all-exits"],
+        "placements": [],
+        "surrogates": [],
+    }
+    assert choose_models(["toy-static", "*-static", "toy-e*"], cards()) == [
+        "toy-static", "toy-early-exit", "toy-early-exit-other",
+    ]  # fmt: skip
+    with pytest.raises(ExitLensError, match="'nobody', which is not here"):
+        choose_models(["nobody"], cards())
+
+
+def test_hash_of_a_model_changes_with_weights_and_costs_and_not_with_its_history() -> None:
+    # Mutant: a hash of the whole card, which a new line in it would make another model.
+    card = cards()["toy-early-exit"]
+    changed = [
+        replace(card, weights_sha256="0" * 64),
+        replace(card, shared_sha256="1" * 64),
+        replace(card, exit_costs=(0.1, 0.2, 0.3, 1.0)),
+        replace(card, name="other"),
+    ]
+    assert len({model_hash(each) for each in [card, *changed]}) == 5
+    assert model_hash(replace(card, training_seconds=2.0, versions={"torch": "9"})) == model_hash(card)
+
+
+# Cells
+
+
+def test_cells_are_each_once_and_show_everything_but_the_own_backbone() -> None:
+    # Mutants: a static source attacked once an objective; an all-exits model shown what fools its own backbone.
+    study = parse_study(
+        HEAD.replace('targets = ["static", "early-exit"]', 'targets = ["toy-*"]').replace(
+            'sources = ["static"', 'images_per_cell = 5\nsources = ["static"'
+        )
+        + '[[attacks]]\npreset = "pgd"\nobjective = ["taken", "final", "mean"]\n',
+        "test",
+    )
+    cells = study_cells(study, cards(), {"toy:test": [0, 1, 2, 3, 4, 6, 7]})
+    assert [(cell.source, cell.images, cell.attack and cell.attack.aim) for cell in cells] == [
+        (source, images, aim)
+        for images in ("toy:test:0-4", "toy:test:6-7")
+        for source, aim in [
+            ("", None), ("toy-static", "final"), *(("toy-early-exit", aim) for aim in ("taken", "final", "mean")),
+        ]
+    ]  # fmt: skip
+    assert [cell.num_images for cell in cells[::5]] == [5, 2]
+    others = ("toy-early-exit", "toy-early-exit-other")
+    assert cells[0].targets == ("toy-static", "toy-early-exit", "toy-early-exit-other", "toy-all-exits")
+    assert set(cells[1].targets) == {"toy-static", *others} and cells[1].targets[0] == "toy-static"
+    assert set(cells[2].targets) == {*others, "toy-static", "toy-all-exits"}
+    assert len({cell.key for cell in cells}) == len({cell.made_key for cell in cells}) == len(cells)
+
+
+def test_made_anew_repeats_only_what_depends_on_the_policy() -> None:
+    # Mutant: every attack made at every threshold, which costs time and says nothing.
+    table = HEAD + 'made_anew = true\n[[attacks]]\npreset = "pgd"\nobjective = ["taken", "final"]\n'
+    study = parse_study(table + "[[policies]]\nthreshold = [0.5, 0.7, 0.9]\n", "test")
+    made = [
+        (cell.source, cell.attack.aim, cell.made_at.threshold)
+        for cell in study_cells(study, cards(), {"toy:test": [0]})
+        if cell.attack
+    ]
+    assert made == [
+        ("toy-static", "final", 0.5),
+        *(("toy-early-exit", "taken", threshold) for threshold in (0.5, 0.7, 0.9)),
+        ("toy-early-exit", "final", 0.5),
+    ]
+
+
+# Files
+
+
+@pytest.mark.parametrize("name", shipped_studies())
+def test_shipped_study_can_be_read_and_is_named_as_its_file(name: str) -> None:
+    # Mutant: a shipped file that this version does not read.
+    study, text = load_study(name)
+    assert study.name == name and study.title in text and study.question.endswith("?")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("name = ", "not valid TOML"),
+        (HEAD, "attacks"),
+        (HEAD + "colour = 1\n" + ATTACK, "colour"),
+        (HEAD + ATTACK + "epsilon = 'eight'\n", "eight"),
+        (HEAD + ATTACK + "epsilon = 300\n", "epsilon"),
+        (HEAD + ATTACK + "speed = 1\n", "speed"),
+        (HEAD + ATTACK + "num_steps = 'two'\n", "num_steps"),
+        (HEAD + ATTACK.replace("pgd", "cw"), "cw"),
+        (HEAD + "[[attacks]]\nepsilon = 0.1\n", "Unknown attack"),
+        (HEAD + ATTACK.replace("pgd", "jpeg") + "epsilon = 0.1\n", "no radius"),
+        (HEAD + ATTACK.replace("pgd", "jpeg") + 'objective = "each-exit"\n', "aims at no exit"),
+        (HEAD + "attacks = 3\n", "[[attacks]]"),
+        (HEAD + ATTACK + ATTACK, "twice"),
+        (HEAD + ATTACK + "[[policies]]\n", "either a threshold or an operating point"),
+        (HEAD + ATTACK + "[[policies]]\nthreshold = 1.5\n", "1.5"),
+        (HEAD + ATTACK + "[[policies]]\nthreshold = 1.5\nscore = 'patience'\n", "whole number"),
+        (HEAD.replace("toy:test", "toys:test") + ATTACK, "toys:test"),
+        (HEAD.replace('"toys"', '"../up"') + ATTACK, "../up"),
+        (HEAD + "batch_size = 0\n" + ATTACK, "batch_size"),
+        (HEAD.replace('sources = ["static", "early-exit"]', "sources = []") + ATTACK, "sources"),
+    ],
+)
+def test_a_study_that_cannot_be_read_names_file_and_field(text: str, named: str) -> None:
+    # Mutant: any one check dropped; a stack trace of pydantic's.
+    with pytest.raises(ExitLensError, match=r"^mine\.toml") as refused:
+        parse_study(text, "mine.toml")
+    assert named in str(refused.value)
+
+
+def test_a_study_that_is_not_there_names_those_that_are() -> None:
+    # Mutant: an error that leaves the user guessing.
+    with pytest.raises(ExitLensError, match="transfer"):
+        load_study("nothing")

@@ -1,0 +1,161 @@
+"""A finished study is checked by doing cells again, and travels without its perturbations."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from toy_study import EARLY, STATIC, STUDY, run_toys, write_project
+
+from core.checkpoints import ModelCard, load_card
+from core.errors import ExitLensError
+from core.study import parts
+from core.study.differences import spec_differences, summary_differences
+from core.study.store import CELLS_FILE, DECISIONS_FILE, connect, read_study, ship, study_folders, write_study
+from core.study.summary import summary_table
+from core.study.verify import changed_models, read_cells, verify_study
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One finished study of toys."""
+    import toys
+
+    from core.datasets import DATASETS
+    from core.models import ARCHITECTURES
+
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS, "toy", toys.TOY_DATASET)
+        patch.setitem(ARCHITECTURES, "toy", toys.TOY_ARCHITECTURE)
+        for name, value in write_project(folder).items():
+            patch.setenv(name, value)
+        run_toys(folder / "study")
+        yield folder / "study"
+
+
+@pytest.fixture
+def shipped(original: Path, tmp_path: Path) -> Path:
+    """Its tables alone."""
+    ship(original, tmp_path / "shipped")
+    return tmp_path / "shipped"
+
+
+def cards() -> dict[str, ModelCard]:
+    return {name: load_card(name) for name in (EARLY, STATIC)}
+
+
+def test_tables_alone_are_verified_and_every_row_comes_out_the_same(shipped: Path) -> None:
+    # Mutant: a verification that reads the parts it should make again.
+    assert not (shipped / "parts").exists()
+    verified = verify_study(shipped, cards(), num_cells=5)
+    assert (verified.num_cells, verified.share, verified.agrees) == (5, 1.0, True)
+    cells = {row["cell"]: row for row in pq.read_table(shipped / CELLS_FILE).to_pylist()}
+    assert verified.num_rows <= 5 * 5 * 2 * 2 and len(cells) == 21
+    assert verify_study(shipped, cards(), num_cells=100).num_cells == 18  # the clean cells are done along
+
+
+def test_rows_that_were_doctored_are_found(shipped: Path) -> None:
+    # Mutants: only clean answers compared; exits not compared; a share over cells.
+    for column in ("adversarial_prediction", "adversarial_computed_exit", "clean_prediction"):
+        table = pq.read_table(shipped / DECISIONS_FILE)
+        values = table[column].to_numpy().copy()
+        values[::20] += 1
+        place = table.schema.get_field_index(column)
+        doctored = table.set_column(place, table.schema.field(place), pa.array(values, pa.int16()))
+        other = shipped.parent / column
+        shutil.copytree(shipped, other)
+        pq.write_table(doctored, other / DECISIONS_FILE)
+        verified = verify_study(other, cards(), num_cells=18)
+        assert verified.num_rows - verified.num_same == len(values[::20]) and not verified.agrees
+
+
+def test_a_model_trained_again_is_named(shipped: Path) -> None:
+    # Mutants: verdicts of another model compared; only sources looked at.
+    study = read_study(shipped)
+    assert changed_models(study, cards()) == []
+    again = cards() | {STATIC: replace(cards()[STATIC], weights_sha256="0" * 64)}
+    assert changed_models(study, again) == [STATIC]
+    assert changed_models(study, {EARLY: cards()[EARLY]}) == [STATIC]
+    with pytest.raises(ExitLensError, match=f"{STATIC} changed"):
+        verify_study(shipped, again)
+
+
+def test_cells_bear_the_keys_of_their_content(shipped: Path) -> None:
+    # Mutant: an attack edited in the table, and the old key believed.
+    study = read_study(shipped)
+    assert [cell.key for cell in read_cells(shipped, study)] == list(study.cells)
+    table = pq.read_table(shipped / CELLS_FILE)
+    place = table.schema.get_field_index("attack_json")
+    edited = [text.replace('"num_steps": 3', '"num_steps": 4') for text in table["attack_json"].to_pylist()]
+    assert edited != table["attack_json"].to_pylist()
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(edited)), shipped / CELLS_FILE)
+    with pytest.raises(ExitLensError, match="are not those of the study"):
+        read_cells(shipped, study)
+
+
+def test_what_travels_says_the_same_but_for_rounding(original: Path, shipped: Path) -> None:
+    # Mutants: verdicts made again from rounded confidences; pictures or perturbations along; an unfinished study.
+    before, after = (pq.read_table(folder / DECISIONS_FILE).to_pandas() for folder in (original, shipped))
+    rounded = [name for name in before if str(before[name].dtype) == "float32"]
+    assert rounded == ["clean_confidence", "adversarial_confidence", "linf", "l2"]
+    assert before.drop(columns=rounded).equals(after.drop(columns=rounded))
+    assert (before[rounded] - after[rounded]).abs().max().max() <= 0.0005001
+    assert sorted(path.suffix for path in shipped.iterdir()) == [".json", *4 * [".parquet"], ".toml"]
+    assert read_study(shipped) == read_study(original)
+    assert connect(shipped).execute("select count(*) from decisions").fetchone() == (len(before),)
+    write_study(shipped, replace(read_study(shipped), num_done=20))
+    with pytest.raises(ExitLensError, match="20 of 21 cells"):
+        ship(shipped, shipped.parent / "never")
+
+
+def test_studies_are_found_where_they_ship_and_where_they_are_run(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutant: folders that hold no study listed.
+    (tmp_path / "results/empty").mkdir(parents=True)
+    shutil.copytree(original, tmp_path / "results/b", ignore=shutil.ignore_patterns("parts"))
+    shutil.copytree(original, tmp_path / "here/a", ignore=shutil.ignore_patterns("parts"))
+    monkeypatch.setattr("core.study.store.SHIPPED", tmp_path / "results")
+    monkeypatch.setenv("EXITLENS_STUDIES", str(tmp_path / "here"))
+    assert study_folders() == [tmp_path / "results/b", tmp_path / "here/a"]
+
+
+def test_two_runs_differ_by_what_they_ask_and_by_rows(original: Path, tmp_path: Path) -> None:
+    # Mutants: equal rows listed; intervals that meet called apart; a model trained again not told.
+    other_text = STUDY.replace("threshold = [0.6, 0.9]", "threshold = [0.6, 0.7]").replace(
+        "num_steps = 3", "num_steps = 1"
+    )
+    run_toys(tmp_path / "other", other_text.replace("images_per_cell = 5", "images_per_cell = 5\nnum_images = 6"))
+    one, other = read_study(original), read_study(tmp_path / "other")
+    told = "\n".join(spec_differences(one, other))
+    for said in (
+        "Policies only here: T=0.90",
+        "Policies only there: T=0.70",
+        "Images: toy:test 12 here",
+        "Attacks only",
+    ):
+        assert said in told
+    assert spec_differences(one, one) == []
+    retrained = replace(other, models=tuple(replace(model, hash="0" * 16) for model in other.models))
+    assert f"Trained again in between: {EARLY}, {STATIC}" in spec_differences(one, retrained)
+    rows = summary_table(original)
+    assert summary_differences(rows, rows).empty
+    moved = rows.assign(rate=rows.rate - 0.5, low=0.0, high=0.1)
+    found = summary_differences(rows, moved)
+    assert len(found) == len(rows) and found.difference.dropna().round(9).eq(0.5).all()
+    assert found.apart.tolist() == (found.low > 0.1).tolist()
+
+
+def test_part_that_is_written_over_is_whole_at_every_moment(tmp_path: Path) -> None:
+    # Mutant: the file opened for writing in place.
+    path = tmp_path / "deep/file"
+    parts.write_whole(path, b"one")
+    parts.write_whole(path, b"two")
+    assert path.read_bytes() == b"two" and [each.name for each in path.parent.iterdir()] == ["file"]
+    (tmp_path / "blocked").write_text("a file")
+    with pytest.raises(ExitLensError, match="cannot be written"):
+        parts.write_whole(tmp_path / "blocked/file", b"")

@@ -1,0 +1,74 @@
+"""What can be believed of one image's maps, measured when it is asked for."""
+
+import pandas as pd
+import streamlit as st
+
+from core.attribution_spec import METHODS, Method
+from core.attribution_tables import belief_table
+from core.belief import NUM_NEIGHBOURS, NUM_REDRAWS, NUM_SQUARES, RADIUS
+from core.experiment import Experiment
+from core.figures import belief_figure
+from ui import cache, maps_cache, running
+from ui.attribution import Looked
+from ui.captions import made_words
+from ui.maps_cache import BeliefSpec
+from ui.panels import figure_panel
+
+
+def belief(method: Method, looked: Looked, experiment: Experiment) -> None:
+    """A button, then progress or the measures of every exit."""
+    maps, made = looked.maps[method]
+    spec, label = BeliefSpec(maps), METHODS[method].label
+    job = cache.job_board().find(spec)
+    if job is None or job.was_cancelled:
+        if job is not None:
+            st.info("Cancelled: nothing of that measurement was kept.")
+        st.caption(
+            f"Does the {label} map tell what covering parts of the image does? Does it hold still when the image "
+            "hardly moves? And does it depend on the weights at all?"
+        )
+        seconds = maps_cache.belief_seconds(maps.attribution, experiment)
+        if not st.button(f"Measure {label} of this image (about {max(seconds, 1):.0f} s)", key="measure-belief"):
+            return
+        job = maps_cache.start_belief(spec, experiment, made)
+    if not job.is_over and not job.wait(0.2):
+        running.progress(job, key="cancel-belief", starting="copying the model")
+        return
+    table = belief_table(made, job.result(), looked.image_id)
+    mean = table.groupby("state")[["infidelity", "sensitivity", "all_redrawn"]].mean()
+    st.markdown(
+        f"**When clean, {label} leaves {100 * mean.infidelity['clean']:.0f} % of what covering squares does untold, "
+        f"moves by up to {100 * mean.sensitivity['clean']:.0f} % of its length nearby, and has rank correlation "
+        f"{mean.all_redrawn['clean']:.2f} with what redrawn weights show**, on average over exits.".replace(
+            "-0.", "−0."
+        )
+    )
+    card = maps_cache.card_of(experiment)
+    figure_panel(
+        belief_figure(table, card.num_exits),
+        key="belief",
+        alt=f"Infidelity, sensitivity and likeness to maps of redrawn weights at {len(made.exits[0])} exits, clean and "
+        "adversarial. "
+        + "; ".join(
+            f"{state}: mean infidelity {row['infidelity']:.2f}, sensitivity {row['sensitivity']:.2f}, redrawn "
+            f"{row['all_redrawn']:.2f}"
+            for state, row in mean.to_dict("index").items()
+        ),
+        caption=f"Infidelity: share of the change in the logit, over {NUM_SQUARES} covered squares, that the map, "
+        "scaled at best, does not tell: 0 tells all, 1 nothing. Sensitivity: largest move of the map, over its length, "
+        f"among {NUM_NEIGHBOURS} neighbours within {RADIUS:g} of the image: 0 is steady. Redrawn: rank correlation of "
+        f"sizes with maps of the same network with shuffled weights, mean of {NUM_REDRAWS}; a map that tells of this "
+        f"network falls towards 0.{_sums(table)} {maps.attribution.label}; {looked.image_id} · "
+        f"{made_words(experiment)}.",
+        table=table,
+    )
+
+
+def _sums(table: pd.DataFrame) -> str:
+    complete = table.dropna(subset=["sum", "change"])
+    if complete.empty:
+        return ""
+    off = (complete["sum"] - complete["change"]).abs().max()
+    return (
+        f" These maps should sum to the change in the logit from a flat grey image; they miss it by {off:.2f} at most."
+    )

@@ -1,0 +1,38 @@
+"""The line under every figure of an experiment: model, attack, policy, images and n, always in the same words."""
+
+from core.exits import ExitPolicy
+from core.experiment import Experiment
+from ui.controls import FALLBACKS, glyph_label
+
+WILSON = "95 % Wilson intervals"
+
+
+def made_words(experiment: Experiment, judged: ExitPolicy | None = None, source: str | None = None) -> str:
+    """What was attacked and how, under which policy it was made and judged, on which images, and how many.
+
+    Args:
+        experiment: The experiment.
+        judged: The policy in force; None for what no threshold moves.
+        source: The model that was attacked; None: the model in question.
+    """
+    name = source or experiment.spec.model
+    words = [glyph_label(experiment.cards[name]), experiment.results[name].spec.label, made_at_words(experiment)]
+    if judged is not None:
+        words.append(judged_words(judged))
+    return " · ".join([*words, images_words(experiment)])
+
+
+def made_at_words(experiment: Experiment) -> str:
+    """The policy that the attacks reckoned with."""
+    return f"made at T = {experiment.spec.made_at.threshold:.2f}"
+
+
+def judged_words(policy: ExitPolicy) -> str:
+    """The policy that the result is judged under."""
+    fallback = "" if policy.fallback == "final" else f"; when no exit is sure, {FALLBACKS[policy.fallback]}"
+    return f"judged at T = {policy.threshold:.2f}{fallback}"
+
+
+def images_words(experiment: Experiment) -> str:
+    """Which images, and how many."""
+    return f"{experiment.spec.images} · n = {len(experiment.image_set)}"

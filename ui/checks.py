@@ -1,0 +1,50 @@
+"""Signs that a result misleads: quiet notes under it, each with what docs/checks.md says of it."""
+
+from functools import cache as kept
+from pathlib import Path
+
+import streamlit as st
+
+from core.attacks.checks import Checked, Note
+from core.experiment import Experiment
+from ui import cache
+from ui.jobs import Job
+
+PAGE = Path(__file__).parents[1] / "docs" / "checks.md"
+
+
+def notes(experiment: Experiment) -> None:
+    """What the checks found in the attack on the model in question; one quiet line where all is well."""
+    job = cache.start_checks(experiment)
+    if not job.is_over:
+        _wait(job)
+    elif not job.was_cancelled:
+        checked = job.result()
+        for note in checked.notes:
+            _show(note)
+        if not checked.notes:
+            looked = f"{checked.num_images} image{'s' * (checked.num_images > 1)}"
+            st.caption(f"Looked for signs that this result misleads, on {looked}: none found.")
+
+
+@st.fragment(run_every=0.5)
+def _wait(job: Job[Checked]) -> None:
+    """A line while the checks run; reruns the page once they are over."""
+    if job.is_over:
+        st.rerun()
+    st.caption("Looking for signs that this result misleads …")
+
+
+def _show(note: Note) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.caption(f"Note: {note.text}", width="content")
+        with st.popover("What this means", type="tertiary", key=f"note-{note.code}"):
+            st.markdown(explanation(note.code))
+            st.caption(f"`{note.code}` in docs/checks.md")
+
+
+@kept
+def explanation(code: str) -> str:
+    """What docs/checks.md says of a code, in Markdown."""
+    section = PAGE.read_text(encoding="utf-8").partition(f"\n## {code}\n")[2]
+    return section.partition("\n## ")[0].strip()

@@ -1,0 +1,207 @@
+"""The page of placements in parts: which exits, what comes of them, and what each exit is worth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import pandas as pd
+import streamlit as st
+
+from core.exits import ExitPolicy
+from core.figures.placement import CHOSEN, exit_rates_figure, placement_figure
+from core.metrics import rate
+from core.study.charts import labels_of
+from core.study.models import StudyModel
+from core.study.placements import split_name
+from core.study.placing import (
+    FIXED,
+    WholeAnswers,
+    all_exits_models,
+    exit_rates,
+    placed_rows,
+    studied_rows,
+)
+from core.study.spec import policy_words
+from core.study.store import Study
+from ui import bound, study_cache
+from ui.panels import figure_panel, rate_words
+from ui.study_cache import StudyPlace
+from ui.words import meaning
+
+
+@dataclass(frozen=True)
+class Placing:
+    """What the controls say.
+
+    Attributes:
+        place: Of the study.
+        study: With placements.
+        model: Whose exits are chosen from.
+        whole: What all its exits say.
+        exits: Chosen, 0-based, the final one last.
+        policy: In force.
+        key: Source and attack of the fixed examples.
+    """
+
+    place: StudyPlace
+    study: Study
+    model: StudyModel
+    whole: WholeAnswers
+    exits: tuple[int, ...]
+    policy: ExitPolicy
+    key: tuple[str, str]
+
+
+def places_with_placements(places: dict[str, StudyPlace]) -> dict[str, StudyPlace]:
+    """Those studies whose all-exits models can be asked about any placement."""
+    return {name: place for name, place in places.items() if all_exits_models(study_cache.study(place))}
+
+
+def controls(places: dict[str, StudyPlace]) -> Placing:
+    """Study, model, examples and threshold in the sidebar; the exits on the page."""
+    with st.sidebar:
+        place = places[_choice("Study", "placed_study", list(places), meaning("study"))]
+        study = study_cache.study(place)
+        labels = labels_of(study)
+        models = {labels[model.name]: model for model in all_exits_models(study)}
+        model = models[_choice("Exits of", "placed_on", list(models))]
+        whole = study_cache.whole(place, model.name)
+        examples = {f"{attack}, made on {labels[source]}": (source, attack) for source, attack in whole.attacked}
+        explained = meaning("example", more="Fixed: made on another model.")
+        key = examples[_choice("Examples", "placed_examples", list(examples), explained)]
+        threshold = bound.number(
+            st.slider, "Threshold", 0.0, 1.0, 0.9, 0.01, key="threshold", help=meaning("threshold")
+        )
+    exits = _exits_control(study, model)
+    return Placing(place, study, model, whole, exits, ExitPolicy(float(threshold)), key)
+
+
+def _choice(label: str, key: str, options: list[str], help: str | None = None) -> str:
+    if st.session_state.get(key) not in options:
+        st.session_state.pop(key, None)
+    return str(bound.choose(st.selectbox, label, options, key=key, help=help))
+
+
+def _exits_control(study: Study, model: StudyModel) -> tuple[int, ...]:
+    """One pill for every block; named placements set them all."""
+    done = list(accumulate(model.layer_multiply_adds))
+    total = done[-1] + model.classifier_multiply_adds[-1]
+    blocks = [str(index + 1) for index in range(model.num_exits - 1)]
+    named = {
+        other.label.rpartition(": ")[2]: split_name(other.name, model.num_exits)[1]
+        for other in study.models
+        if split_name(other.name, model.num_exits)[0] == model.name and other.name != model.name
+    }
+    first = next(iter(named.values()), (*range(0, model.num_exits - 1, 4), model.num_exits - 1))
+    if "blocks" not in st.session_state or not set(st.session_state["blocks"]) <= set(blocks):
+        st.session_state["blocks"] = [str(index + 1) for index in first[:-1]]
+    with st.container(horizontal=True):
+        for name, exits in named.items():
+            st.button(name.capitalize(), key=f"placed-{name}", on_click=_choose, args=(exits,))
+    chosen = bound.choose(
+        st.pills,
+        "Blocks with an early exit after them",
+        blocks,
+        selection_mode="multi",
+        key="blocks",
+        help="From the first block on; the final exit is always there.",
+    )
+    exits = (*sorted(int(block) - 1 for block in chosen), model.num_exits - 1)
+    shares = ", ".join(f"{100 * done[index] / total:.0f} %" for index in exits[:-1])
+    st.caption(f"Exits after {shares or 'no block'} of the backbone's multiply-adds, and the final one.")
+    return exits
+
+
+def _choose(exits: Sequence[int]) -> None:
+    st.session_state["blocks"] = [str(index + 1) for index in exits[:-1]]
+
+
+def headline(placing: Placing) -> pd.DataFrame:
+    """Accuracy, cost and how often it is fooled, in one sentence and four numbers; returns the rows."""
+    rows = placed_rows(placing.whole, placing.exits, placing.policy, CHOSEN)
+    source, attack = placing.key
+    row = rows[(rows.made_on == source) & (rows.attack == attack)].iloc[0]
+    share = rate(int(row.num_fooled), int(row.num_images))
+    label = labels_of(placing.study)[source]
+    st.markdown(
+        f"With {_exits_in_words(placing.exits)}, **{rate_words(share)}** of what was made on {label} fool it; clean "
+        f"images take **{100 * row.clean_cost:.0f} %** of its multiply-adds."
+    )
+    columns = st.columns(4)
+    columns[0].metric(
+        "Right when clean", f"{100 * row.clean_accuracy:.1f} %", help=f"n = {len(placing.whole.labels):,}"
+    )
+    columns[1].metric("Mean cost", f"{100 * row.clean_cost:.0f} %", help=meaning("mean cost"))
+    columns[2].metric("Fooled", f"{100 * row.rate:.0f} %", help=rate_words(share))
+    columns[3].metric("Mean cost attacked", f"{100 * row.adversarial_cost:.0f} %", help=meaning("mean cost"))
+    return rows
+
+
+def _exits_in_words(exits: Sequence[int]) -> str:
+    early = ", ".join(str(index + 1) for index in exits[:-1])
+    return f"exits after block{'s' * (len(exits) > 2)} {early} and at the end" if early else "the final exit alone"
+
+
+def placements_panel(placing: Placing, chosen: pd.DataFrame) -> None:
+    """The chosen placement among those that were studied: fixed examples, attacks made anew, and trained variants."""
+    st.subheader("What a placement costs, and what fools it", help=meaning("placement"))
+    source, attack = placing.key
+    named = [
+        placed_rows(placing.whole, split_name(model.name, placing.model.num_exits)[1], placing.policy, name)
+        for model in placing.study.models
+        if split_name(model.name, placing.model.num_exits)[0] == placing.model.name and model.name != placing.model.name
+        for name in [model.label.rpartition(": ")[2]]
+    ]
+    fixed = pd.concat([chosen, *named])
+    fixed = fixed[(fixed.made_on == source) & (fixed.attack == attack)]
+    policies = placing.study.spec.policies if placing.study.spec.made_anew else placing.study.spec.policies[:1]
+    policy = min(policies, key=lambda each: abs((each.threshold or 9) - placing.policy.threshold))
+    own = next((each for each in _attacks_alike(placing, attack)), attack)
+    anew = studied_rows(placing.study, study_cache.summary(placing.place), placing.model, policy.name, own)
+    rows = pd.concat([fixed, anew], ignore_index=True) if len(anew) else fixed
+    figure_panel(
+        placement_figure(rows),
+        key="placements",
+        alt="Fooled over mean cost. "
+        + "; ".join(
+            f"{row['placement']}, {row['how']}: {100 * row['rate']:.0f} % fooled at {100 * row['clean_cost']:.0f} %"
+            for row in rows.to_dict("records")
+        ),
+        caption=f"{FIXED.capitalize()}: {attack}, made on {labels_of(placing.study)[source]}, judged under "
+        f"T = {placing.policy.threshold:.2f}; made anew on each placement: {own}, judged under "
+        f"{policy_words(policy.name)}. Of images that the placement answers rightly when clean, "
+        f"n = {len(placing.whole.labels):,}; 95 % Wilson intervals.",
+        table=rows,
+    )
+
+
+def _attacks_alike(placing: Placing, attack: str) -> list[str]:
+    """The attack as it is called on an early-exit model: a static source's aims at its final exit."""
+    summary = study_cache.summary(placing.place)
+    like = summary[summary.attack == attack]
+    if like.empty:
+        return []
+    name, epsilon = like.iloc[0][["attack_name", "epsilon"]]
+    own = summary[summary.source == summary.target]
+    same = own[(own.attack_name == name) & (own.epsilon == epsilon)]
+    names = {model.name for model in placing.study.models if model.kind == "early-exit"}
+    return list(dict.fromkeys(same[same.source.isin(names)].attack))
+
+
+def exits_panel(placing: Placing) -> None:
+    """What every exit that can be chosen gets right, clean and attacked."""
+    st.subheader("What each exit gets right")
+    rates = exit_rates(placing.whole, placing.key)
+    source, attack = placing.key
+    figure_panel(
+        exit_rates_figure(rates, placing.exits),
+        key="placement-exits",
+        alt="Share right at every exit. "
+        + "; ".join(
+            f"exit {row['exit_index'] + 1} {row['state']}: {100 * row['accuracy']:.0f} %"
+            for row in rates.to_dict("records")
+        ),
+        caption=f"All {placing.model.num_exits} exits, the chosen ones filled, whatever the threshold · {attack}, "
+        f"made on {labels_of(placing.study)[source]} · n = {len(placing.whole.labels):,}",
+        table=rates,
+    )
