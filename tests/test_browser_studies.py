@@ -10,8 +10,10 @@ pytestmark = pytest.mark.browser
 
 
 def test_a_study_is_browsed_without_its_data_set_down_to_its_images(server: str, browser: Browser) -> None:
-    # Mutants: a page that needs the pictures; a matrix that answers no click; a verdict left out.
+    # Mutants: a page that needs the pictures; a matrix that answers no click; a verdict left out; a page that opens
+    # with any study but that of the first claim.
     page, problems = visit(browser, f"{server}/studies")
+    expect(page.get_by_role("heading", name="Who fools whom").first).to_be_visible()
     expect(page.get_by_role("heading", name="What is claimed")).to_be_visible()
     expect(page.get_by_text(re.compile("Does not hold|Holds|Undecided")).first).to_be_visible()
     matrix = page.locator(".st-key-figure-study-matrix .scatterlayer .point").first

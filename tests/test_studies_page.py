@@ -18,6 +18,7 @@ from core.study import claims
 from core.study.placing import all_exits_models, placed_rows, studied_rows, whole_answers
 from core.study.store import read_study, ship
 from core.study.summary import summary_table
+from ui import study_cache
 
 ROOT = Path(__file__).parents[1]
 WIDE = STUDY.replace('epsilon = ["8/255", "32/255"]', 'epsilon = ["2/255", "8/255", "32/255"]')
@@ -177,3 +178,11 @@ def test_placement_page_moves_with_blocks_and_threshold(shelf: Path) -> None:
     assert not test.exception and "With exits after blocks 1, 3 and at the end" in words(test)
     assert len(test.get("plotly_chart")) == 2
     assert isinstance(before, dict) and pd.notna(before["Fooled"])
+
+
+def test_studies_that_ship_come_in_the_order_of_their_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutants: by folder; those without a claim first.
+    monkeypatch.setenv("EXITLENS_STUDIES", str(tmp_path))
+    names = list(study_cache.studies()[0])
+    assert names[:3] == ["Who fools whom", "What attacks on accuracy do to cost", "What making an example takes"]
+    assert names.index("Where exits stand") >= 3

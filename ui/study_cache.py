@@ -34,11 +34,11 @@ class StudyPlace:
 def studies() -> tuple[dict[str, StudyPlace], list[str]]:
     """All studies that can be read, by their names on screen, and one sentence for each that cannot.
 
-    Those that claims are about come first: they are what a viewer should see unasked.
+    In the order of the claims that are about them, the others last: a claim is what a viewer should see unasked.
     """
     found: dict[str, StudyPlace] = {}
     problems = []
-    claimed = {claim.study for claim in load_claims()}
+    claimed = list(dict.fromkeys(claim.study for claim in load_claims()))
     for folder in store.study_folders():
         place = StudyPlace(str(folder), (folder / store.STUDY_FILE).stat().st_mtime_ns, folder.parent == store.SHIPPED)
         try:
@@ -51,8 +51,12 @@ def studies() -> tuple[dict[str, StudyPlace], list[str]]:
             continue
         name = read.spec.title if place.is_shipped else f"{read.spec.title} ({folder.name}, run here)"
         found[name] = place
-    order = sorted(found, key=lambda name: study(found[name]).spec.name not in claimed)
-    return {name: found[name] for name in order}, problems
+
+    def place_in_claims(name: str) -> int:
+        claimed_as = study(found[name]).spec.name
+        return claimed.index(claimed_as) if claimed_as in claimed else len(claimed)
+
+    return {name: found[name] for name in sorted(found, key=place_in_claims)}, problems
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
