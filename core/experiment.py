@@ -103,6 +103,18 @@ def standing(card: ModelCard) -> tuple[bool, int, str]:
     return card.exit_positions not in ((), architecture and architecture.exit_positions), card.seed, card.name
 
 
+def offered_in_order(card: ModelCard) -> tuple[bool, int, str, bool, bool, tuple[bool, int, str]]:
+    """What puts one model before another wherever models are listed, so that pages open with the first.
+
+    The project's own come first: an import does not change what a fresh page opens with. Then architectures as the
+    registry lists them, those with the standard exits, early-exit before static.
+    """
+    known = list(ARCHITECTURES)
+    place = known.index(card.architecture) if card.architecture in known else len(known)
+    is_variant = standing(card)[0]
+    return card.imported is not None, place, card.architecture, is_variant, card.kind != "early-exit", standing(card)
+
+
 def share_backbone(one: ModelCard, other: ModelCard) -> bool:
     """Whether two models are exits on the very same layers, so that what fools one is no news on the other."""
     return one.name != other.name and (one.shares or one.name) == (other.shares or other.name)

@@ -13,7 +13,8 @@ from core.attacks.spec import fgsm, pgd
 from core.data import ImageSet
 from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy
-from core.experiment import Experiment, ExperimentSpec, attack_for, run_experiment, twin_of
+from core.experiment import Experiment, ExperimentSpec, attack_for, offered_in_order, run_experiment, twin_of
+from core.models.imported import Imported
 
 EARLY, STATIC = "toy-early-exit", "toy-static"
 SPEC = ExperimentSpec("toy:test:0-11", (EARLY, STATIC), (EARLY, STATIC), pgd(num_steps=3), ExitPolicy(0.6))
@@ -112,6 +113,21 @@ def test_of_several_twins_the_independent_one_with_standard_exits_and_lowest_see
     assert twin_of(late, cards) is static
     assert twin_of(every, cards) is None
     assert twin_of(every, [*cards, dataclasses.replace(static, name="static-2", seed=5)]).name == "static-2"
+
+
+@pytest.mark.usefixtures("toy_registry")
+def test_the_first_architecture_opens_pages_and_its_pair_stands_together() -> None:
+    # Mutants: by name, so that a new model changes what a fresh page opens with; an import or a variant first.
+    early, static = (card for _, card in pair().values())
+    early = dataclasses.replace(early, exit_positions=(0, 1, 2))
+    late = dataclasses.replace(early, name="a-late", exit_positions=(2,), seed=0)
+    of_ours = [
+        *(dataclasses.replace(card, architecture="resnet56", exit_positions=()) for card in (early, static)),
+        *(dataclasses.replace(card, architecture="mobilenet", exit_positions=()) for card in (early, static)),
+        *(early, static, late),
+    ]
+    import_ = dataclasses.replace(static, name="0", imported=Imported("a:b", (), stops_early=False))
+    assert sorted([import_, *reversed(of_ours)], key=offered_in_order) == [*of_ours, import_]
 
 
 @pytest.mark.parametrize("fault", ["model missing", "other images", "other twin"])

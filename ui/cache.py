@@ -20,7 +20,7 @@ from core.data import ImageSet, ImageSetStatus
 from core.errors import ExitLensError
 from core.evaluation import Evaluation, EvaluationSpec, evaluate, exit_logits
 from core.exits import ExitPolicy, Fallback
-from core.experiment import Experiment, ExperimentSpec, run_experiment, twin_of
+from core.experiment import Experiment, ExperimentSpec, offered_in_order, run_experiment, twin_of
 from core.figures import MapRow, exits_made_at_figure, maps_figure
 from core.figures.theme import exit_names
 from core.model_tables import (
@@ -91,7 +91,7 @@ def start_fetch(name: str) -> None:
 
 
 def cards() -> tuple[list[ModelCard], list[str]]:
-    """The cards of models that can be used, and one sentence for each that cannot."""
+    """The cards of models that can be used, as they are offered, and one sentence for each that cannot."""
     usable = []
     read, problems = _read_cards(str(checkpoints.checkpoints_folder()), _cards_signature())
     problems = list(problems)
@@ -121,7 +121,7 @@ def _read_cards(folder: str, signature: tuple[tuple[str, int, int], ...]) -> tup
             cards.append(checkpoints.load_card(name))
         except ExitLensError as error:
             problems.append(str(error))
-    return cards, problems
+    return sorted(cards, key=offered_in_order), problems
 
 
 @st.cache_data(ttl=60, show_spinner=False)

@@ -8,7 +8,6 @@ import streamlit as st
 from core.checkpoints import ModelCard
 from core.errors import ExitLensError
 from core.exits import ExitPolicy, Fallback
-from core.experiment import standing
 from core.figures.theme import KIND_GLYPHS
 from core.kept import KeptModel
 from core.machine import compute_device, device_words
@@ -67,21 +66,10 @@ def setting_controls() -> Setting:
         if not any(name.endswith(":test") for name in ready):
             st.caption(_why_samples([status.problem for status in statuses if not status.is_ready]))
         by_name = {card.name: card for card in cards if card.dataset == str(set_name).split(":")[0]}
-        # The project's own come first: an import does not change what a fresh page opens with.
-        names = sorted(
-            by_name,
-            key=lambda name: (
-                by_name[name].imported is not None,
-                by_name[name].architecture,
-                standing(by_name[name])[0],
-                by_name[name].kind != "early-exit",
-                standing(by_name[name]),
-            ),
-        )
         name = bound.choose(
             st.selectbox,
             "Model",
-            names,
+            list(by_name),
             format_func=lambda name: glyph_label(by_name[name]),
             key="model",
             help=meaning("static model", "early-exit model", more="■ static, ● early-exit."),

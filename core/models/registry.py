@@ -26,10 +26,11 @@ class Architecture:
     num_blocks: int
 
 
+# In the order in which models are offered: the first opens a fresh page.
 ARCHITECTURES = {
-    "vgg16": Architecture("VGG-16", vgg.VGG16, vgg.EXIT_POSITIONS, num_blocks=13),
     "resnet56": Architecture("ResNet-56", resnet.ResNet56, resnet.EXIT_POSITIONS, num_blocks=27),
     "mobilenet": Architecture("MobileNet", mobilenet.MobileNet, mobilenet.EXIT_POSITIONS, num_blocks=13),
+    "vgg16": Architecture("VGG-16", vgg.VGG16, vgg.EXIT_POSITIONS, num_blocks=13),
 }
 
 
