@@ -130,7 +130,7 @@ def test_a_surrogate_that_labels_is_one_a_target_and_one_of_the_truth_one_an_arc
         ('corruption = "fog"', "Unknown corruption 'fog'. Choose one of gaussian-noise"),
         ("severity = 9", "The severity is 9; it must be a whole number from 1 to 5"),
         ('corruption = "none"', "has a severity, but no corruption"),
-        ('architecture = "alexnet"', "unknown architecture 'alexnet'; choose 'same' or one of vgg16"),
+        ('architecture = "alexnet"', "unknown architecture 'alexnet'; choose 'same' or one of resnet56"),
         ("target = []", "needs a target"),
         ('kind = "dynamic"', "kind"),
         ('labels = "guess"', "labels"),
