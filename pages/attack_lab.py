@@ -33,8 +33,10 @@ with kind_errors():
     else:
         own = result.headline(experiment, setting)
         copy_link(experiment.spec.images)
-        checks.notes(experiment)
+        noted = st.container()
         result.population(experiment, setting, own)
         smallest = ladder.ladder(experiment)
         close_up.close_up(experiment, setting, own, smallest)
         result.take_away(experiment, setting)
+        with noted:  # at last, as its attacks would slow down the drawing of all that stands below
+            checks.notes(experiment)

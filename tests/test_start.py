@@ -1,5 +1,6 @@
 """What a cold start waits for."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,30 @@ def test_nothing_is_imported_ahead_that_makes_a_cache_or_that_home_does_without(
         "print([name for name in SLOW_IMPORTS if name not in sys.modules])"
     )
     assert (ahead, home) == ("[]", "[]")
+
+
+def test_the_server_starts_once_all_is_imported() -> None:
+    # Mutant: imports in a thread beside the server: on a busy machine one page in four ended with an ImportError, as
+    # the thread and the page each had a part of core.attacks and waited for the other's.
+    there = run_python(
+        "import sys; from streamlit.web import cli; from ui import __main__ as start; "
+        "cli.main = lambda: print({name: name in sys.modules for name in start.SLOW_IMPORTS}); start.main()"
+    )
+    assert "True" in there and "False" not in there
+
+
+def test_no_package_of_the_project_is_left_to_be_imported_by_two_pages_at_once() -> None:
+    # Mutant: a package whose own file imports its modules, left out of what is imported before the server.
+    packages = [
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in sorted((ROOT / "core").glob("**/__init__.py"))
+        if re.search(r"^(from|import) ", path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    left = run_python(
+        "import sys, importlib; from ui.__main__ import SLOW_IMPORTS; "
+        f"[importlib.import_module(name) for name in SLOW_IMPORTS]; print(sorted(set({packages!r}) - set(sys.modules)))"
+    )
+    assert "core.attacks" in packages and left == "[]"
 
 
 def run_python(command: str) -> str:

@@ -1,7 +1,6 @@
-"""Starts the dashboard, and imports what every page needs while the browser is still on its way."""
+"""Starts the dashboard, with all that every page needs imported before the first one is asked for."""
 
 import sys
-import threading
 from importlib import import_module
 
 from streamlit.web import cli
@@ -10,14 +9,12 @@ from streamlit.web import cli
 SLOW_IMPORTS = ("torch", "pandas", "plotly.graph_objects", "core.experiment", "core.figures")
 
 
-def _import_ahead() -> None:
-    for name in SLOW_IMPORTS:
-        import_module(name)
-
-
 def main() -> None:
     """``streamlit run app.py`` with the arguments given."""
-    threading.Thread(target=_import_ahead, name="imports", daemon=True).start()
+    # Before the server, not beside it: two threads that import one package, each beginning with another module of it,
+    # wait for each other; Python then lets one see a half-made module, and its page ends with an ImportError.
+    for name in SLOW_IMPORTS:
+        import_module(name)
     sys.argv = ["streamlit", "run", "app.py", *sys.argv[1:]]
     cli.main()
 
