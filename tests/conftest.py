@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+MAIN = sys.modules["__main__"]
 
 # Generated examples follow from the test's name, so a red run is red again; shared machines get no deadline.
 settings.register_profile("exitlens", deadline=None, derandomize=True, max_examples=60, database=None)
@@ -30,6 +33,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(Path(os.environ["EXITLENS_KEPT"]).parent, ignore_errors=True)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    # A page under test puts itself in the place of ``__main__``, which the workers of a later test would try to run.
+    sys.modules["__main__"] = MAIN
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
