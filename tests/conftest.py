@@ -38,6 +38,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     # A page under test puts itself in the place of ``__main__``, which the workers of a later test would try to run.
     sys.modules["__main__"] = MAIN
+    # What a test draws follows from the test alone, never from those that ran before it.
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
