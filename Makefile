@@ -28,9 +28,10 @@ help: ## list the targets
 app: .venv/.app-stamp ## install what is missing, then open the dashboard (PORT=8600 chooses the port)
 	@$(VENV) -m ui $(if $(PORT),--server.port $(PORT))
 
-# The browser's journeys run first and alone: a busy machine would make them slow, and them the others.
+# The browser's journeys run first and apart: they would make the others slow. Half of their time is waiting, so two
+# files at a time; a file shares one server.
 test: $(CHROMIUM) .venv/.dev-stamp ## run every test, those in a real browser included
-	$(VENV) -m pytest -q -m browser
+	$(VENV) -m pytest -q -m browser -n 2 --dist loadfile
 	$(VENV) -m pytest -q -m "not browser" -n 2
 
 check: .venv/.dev-stamp ## formatting, lint, types and the fast tests

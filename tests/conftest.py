@@ -130,8 +130,8 @@ def browser() -> "Iterator[Browser]":
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a fresh server on the machine of a newcomer: only the samples, nothing kept."""
+    """The address of a fresh server on a newcomer's machine that fills no gallery by itself: samples, nothing kept."""
     from benchmarks.serving import newcomer, served
 
-    with served(newcomer(tmp_path_factory.mktemp("home"))) as address:
+    with served(newcomer(tmp_path_factory.mktemp("home"), EXITLENS_WARM_UP="off")) as address:
         yield address

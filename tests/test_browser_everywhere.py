@@ -34,7 +34,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def server(kept: tuple[Path, str]) -> Iterator[str]:
-    with served(newcomer(kept[0])) as address:
+    # More examples coming in meanwhile would show a second browser other numbers.
+    with served(newcomer(kept[0], EXITLENS_WARM_UP="off")) as address:
         yield address
 
 

@@ -1,7 +1,6 @@
 """The explorer's and the engineer's way through the dashboard in a real browser, before, finished and gone wrong."""
 
 import re
-from collections.abc import Iterator
 from io import BytesIO
 
 import pytest
@@ -9,7 +8,6 @@ from browsing import click_mark, idle, metric, pick, press_threshold, settled, s
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from benchmarks.serving import newcomer, served
 from core.checkpoints import list_models
 
 pytestmark = [
@@ -17,13 +15,6 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(len(list_models()) < 2, reason="checkpoints/ holds fewer than two models"),
 ]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A newcomer's machine that fills no gallery by itself: what is kept was kept on the way."""
-    with served(newcomer(tmp_path_factory.mktemp("home"), EXITLENS_WARM_UP="off")) as address:
-        yield address
 
 
 def go_to(page: Page, name: str) -> None:
