@@ -13,9 +13,10 @@ from toy_study import EARLY, STATIC, STUDY, run_toys, write_project
 from core.errors import ExitLensError
 from core.exits import ExitPolicy
 from core.study import claims
-from core.study.claims import Claim, judge, judge_claims, load_claims, resample
+from core.study.claims import Claim, judge, judge_claims, load_claims
 from core.study.measures import MEASURES, Tables, Unit, Where
 from core.study.models import StudyModel
+from core.study.resampling import has_enough_seeds, resample
 from core.study.spec import shipped_studies
 from core.study.store import DECISIONS_FILE, STEPS_FILE, connect, read_study
 
@@ -146,7 +147,7 @@ def test_resampling_agrees_with_scipy_on_a_mean() -> None:
     # Mutants: images drawn without replacement; a denominator that is not drawn along.
     values = np.random.default_rng(1).normal(0.3, 1, 200)
     counted = (np.arange(200) % 3 > 0).astype(float)
-    draws = resample([unit(values.tolist(), counted=counted.tolist())], seed=1)
+    (draws,) = resample([[unit(values.tolist(), counted=counted.tolist())]], seed=1)
     low, high = np.quantile(draws, (0.025, 0.975))
     kept = values[counted > 0]
     oracle = bootstrap((kept,), np.mean, method="percentile", n_resamples=9999, rng=2).confidence_interval
@@ -158,7 +159,16 @@ def test_paired_comparisons_are_drawn_together() -> None:
     # Mutant: each unit's images drawn on their own: what two units have in common would cancel only by chance.
     values = np.random.default_rng(2).normal(0, 1, 100)
     opposite = [unit(values.tolist()), unit((-values).tolist())]
-    assert np.abs(resample(opposite)).max() < 1e-12
+    assert np.abs(resample([opposite])[0]).max() < 1e-12
+
+
+def test_questions_asked_together_are_answered_as_if_asked_alone() -> None:
+    # Mutants: images drawn once for questions about other images; draws that depend on what else is asked.
+    one, other = ([unit(np.random.default_rng(seed).normal(0, 1, size).tolist())] for seed, size in ((3, 60), (4, 90)))
+    together = resample([one, other, one[::-1]], num_resamples=500)
+    for question, draws in zip((one, other, one), together, strict=True):
+        assert np.array_equal(resample([question], num_resamples=500)[0], draws)
+    assert abs(together[0].mean() - together[1].mean()) > 1e-6
 
 
 def test_models_are_drawn_again_only_with_three_seeds_of_every_kind() -> None:
@@ -172,10 +182,10 @@ def test_models_are_drawn_again_only_with_three_seeds_of_every_kind() -> None:
             for static in range(3)
         ]
 
-    assert not claims.has_enough_seeds(units(2)) and claims.has_enough_seeds(units(3))
-    assert resample(units(2)).std() == 0
+    assert not has_enough_seeds(units(2)) and has_enough_seeds(units(3))
+    assert resample([units(2)])[0].std() == 0
     # The mean of three draws of 0, 1 and 2: variance 2/3 over 3.
-    assert resample(units(3)).std() == pytest.approx(np.sqrt(2 / 9), rel=0.05)
+    assert resample([units(3)])[0].std() == pytest.approx(np.sqrt(2 / 9), rel=0.05)
 
 
 # Verdicts
@@ -212,7 +222,7 @@ def test_holm_by_hand() -> None:
     def one(name: str, chance: float, family: str = "f") -> claims._Measured:
         share = chance / 2
         draws = np.array([-1.0] * round(share * 10_000) + [1.0] * round((1 - share) * 10_000))
-        return claims._Measured(claim(name=name, family=family), "p", 1.0, draws, [unit([1.0])])
+        return claims._Measured(claim(name=name, family=family), "p", draws, [unit([1.0])])
 
     measured = [one("c", 0.02), one("a", 0.001), one("d", 0.2), one("b", 0.03), one("e", 0.04, "g")]
     levels = claims._levels(measured, {"f": 5, "g": 1})

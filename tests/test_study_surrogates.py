@@ -42,10 +42,11 @@ from core.study import surrogate_training, workers
 from core.study.black_box import BLACK_BOX, black_box_table
 from core.study.black_box_charts import black_box_charts, black_box_rows
 from core.study.charts import Setting, charts
-from core.study.claims import has_enough_seeds, load_claims
+from core.study.claims import load_claims
 from core.study.measures import MEASURES, Tables, Where
 from core.study.models import choose_models
 from core.study.report import report_html
+from core.study.resampling import has_enough_seeds
 from core.study.runner import StudyProgress, run_study
 from core.study.spec import StudySpec, load_study, parse_study
 from core.study.store import DECISIONS_FILE, SURROGATES_FILE, connect, read_study, ship

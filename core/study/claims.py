@@ -14,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from core.attacks.command import parse_length
 from core.errors import ExitLensError
 from core.study.measures import MEASURES, Tables, Unit, Where, describe
+from core.study.resampling import has_enough_seeds, resample
 from core.study.spec import policy_words
 from core.study.store import Study, connect, read_study
 from core.tables import TableSchema
@@ -25,9 +26,6 @@ CLAIMS_FILE = Path(__file__).parent / "claims.toml"
 Direction = Literal["greater", "less", "not greater", "not less", "within"]
 Verdict = Literal["holds", "does not hold", "undecided", "not measured"]
 ALPHA = 0.05
-NUM_RESAMPLES = 10_000
-ENOUGH_SEEDS = 3
-_AT_ONCE = 4_000_000  # weights drawn at a time
 
 CLAIMS = TableSchema(
     "claims",
@@ -121,13 +119,19 @@ class Claim:
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """A claim's measure: its value, and what it came to on images (and seeds) drawn again."""
+    """A claim's measure: what it is made of, and what it came to on images (and seeds) drawn again."""
 
     claim: Claim
     policy: str
-    value: float
     draws: np.ndarray
     units: list[Unit]
+
+    @property
+    def value(self) -> float:
+        """The mean over the units; NaN without any."""
+        if not self.units:
+            return np.nan
+        return float(np.mean([unit.numerator.sum() / unit.denominator.sum() for unit in self.units]))
 
     @property
     def chance(self) -> float:
@@ -178,9 +182,20 @@ def judge_claims(folder: Path, claims: Sequence[Claim] | None = None, seed: int 
     if not chosen:
         return pd.DataFrame(columns=list(CLAIMS.columns))
     num_in_family = Counter(claim.family for claim in every)
+    units_of = {
+        (policy.name, claim.name): _units(study, connection, claim, policy.name)
+        for policy in study.spec.policies
+        for claim in chosen
+    }
+    measurable = [key for key, units in units_of.items() if units]
+    draws = dict(zip(measurable, resample([units_of[key] for key in measurable], seed), strict=True))
     rows = []
     for policy in study.spec.policies:
-        measured = [_measure(study, connection, claim, policy.name, seed) for claim in chosen]
+        measured = [
+            _Measured(claim, policy.name, draws.get((policy.name, claim.name), np.array([])), units)
+            for claim in chosen
+            for units in [units_of[policy.name, claim.name]]
+        ]
         levels = _levels(measured, num_in_family)
         rows += [_row(one, level) for one, level in zip(measured, levels, strict=True)]
     table = pd.DataFrame(rows)
@@ -189,75 +204,9 @@ def judge_claims(folder: Path, claims: Sequence[Claim] | None = None, seed: int 
     return CLAIMS.check(table)
 
 
-def _measure(study: Study, connection: "duckdb.DuckDBPyConnection", claim: Claim, policy: str, seed: int) -> _Measured:
-    units = [
-        unit
-        for unit in MEASURES[claim.measure](Tables(study, connection, claim.where(policy)))
-        if unit.denominator.any()
-    ]
-    if not units:
-        return _Measured(claim, policy, np.nan, np.array([]), [])
-    value = float(np.mean([unit.numerator.sum() / unit.denominator.sum() for unit in units]))
-    return _Measured(claim, policy, value, resample(units, seed), units)
-
-
-def has_enough_seeds(units: Sequence[Unit]) -> bool:
-    """Whether every kind of model in these comparisons is there with enough training seeds to speak of others."""
-    return min(map(len, _alike(units).values())) >= ENOUGH_SEEDS
-
-
-def _alike(units: Sequence[Unit]) -> dict[tuple[object, ...], list[str]]:
-    """Names of the models that differ in their seed alone, by what they are alike in."""
-    groups: dict[tuple[object, ...], list[str]] = {}
-    for model in dict.fromkeys(model for unit in units for model in unit.models):
-        groups.setdefault(model.alike, []).append(model.name)
-    return groups
-
-
-def resample(units: Sequence[Unit], seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> np.ndarray:
-    """The mean measure of all units on images drawn again, and with enough seeds on models drawn again.
-
-    Args:
-        units: One or more.
-        seed: Draws images and models.
-        num_resamples: How often.
-
-    Returns:
-        One number a draw; draws that leave nothing to measure are left out.
-    """
-    generator, images = np.random.default_rng(seed), pd.Index([])
-    for unit in units:
-        images = images.union(pd.Index(unit.image_ids))
-    numerators = np.stack([_spread(unit.numerator, unit, images) for unit in units], axis=1)  # (images, units)
-    denominators = np.stack([_spread(unit.denominator, unit, images) for unit in units], axis=1)
-    at_once, means = max(1, _AT_ONCE // len(images)), []
-    for first in range(0, num_resamples, at_once):
-        count = min(at_once, num_resamples - first)
-        drawn = generator.multinomial(len(images), np.full(len(images), 1 / len(images)), count).astype(float)
-        with np.errstate(invalid="ignore"):
-            values = (drawn @ numerators) / (drawn @ denominators)  # (draws, units)
-            weights = _model_weights(units, count, generator) if has_enough_seeds(units) else np.ones_like(values)
-            weights = np.where(np.isnan(values), 0, weights)
-            means.append((np.nan_to_num(values) * weights).sum(1) / weights.sum(1))
-    found = np.concatenate(means)
-    usable: np.ndarray = found[~np.isnan(found)]
-    return usable
-
-
-def _spread(values: np.ndarray, unit: Unit, images: pd.Index) -> np.ndarray:
-    """The numbers of a unit in the common order of images; 0 for images that it lacks."""
-    spread = np.zeros(len(images))
-    spread[images.get_indexer(pd.Index(unit.image_ids))] = values
-    return spread
-
-
-def _model_weights(units: Sequence[Unit], num_draws: int, generator: np.random.Generator) -> np.ndarray:
-    """How often each unit's models were all drawn, (draws, units): models are drawn among those alike."""
-    drawn: dict[str, np.ndarray] = {}
-    for names in _alike(units).values():
-        counts = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), num_draws)
-        drawn |= dict(zip(names, counts.T, strict=True))
-    return np.stack([np.prod([drawn[model.name] for model in unit.models], axis=0) for unit in units], axis=1)
+def _units(study: Study, connection: "duckdb.DuckDBPyConnection", claim: Claim, policy: str) -> list[Unit]:
+    found = MEASURES[claim.measure](Tables(study, connection, claim.where(policy)))
+    return [unit for unit in found if unit.denominator.any()]
 
 
 def _levels(measured: Sequence[_Measured], num_in_family: Mapping[str, int]) -> list[float]:
