@@ -54,7 +54,8 @@ def test_experiment_keeps_its_spec_its_images_and_the_cards_in_order() -> None:
     done = experiment()
     assert done.spec is SPEC and done.image_set is image_set()
     assert list(done.cards) == list(done.results) == [EARLY, STATIC]
-    assert done.seconds == sum(result.seconds for result in done.results.values())
+    each = [result.seconds for result in done.results.values()]
+    assert max(each) <= done.seconds <= sum(each) + 1
 
 
 def test_progress_rises_to_one_over_both_models() -> None:
@@ -64,7 +65,7 @@ def test_progress_rises_to_one_over_both_models() -> None:
     assert shares == pytest.approx([number / 6 for number in range(1, 7)])
 
 
-def test_cancelled_experiment_ends_at_its_next_step_and_starts_no_other_model() -> None:
+def test_cancelled_experiment_ends_at_its_next_step_on_either_model() -> None:
     # Mutant: the token not handed on.
     token, seen = threading.Event(), []
 
@@ -74,7 +75,19 @@ def test_cancelled_experiment_ends_at_its_next_step_and_starts_no_other_model() 
 
     with pytest.raises(Cancelled):
         run_experiment(SPEC, image_set(), pair(), on_progress=on_progress, cancel=token)
-    assert len(seen) == 1
+    assert 1 <= len(seen) <= 2, "the other model may be amid a step"
+
+
+def test_models_attacked_side_by_side_or_in_turn_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutants: results handed to the wrong model; random starts drawn from what both share.
+    spec = dataclasses.replace(SPEC, attack=pgd(num_steps=3, random_start=True))
+    monkeypatch.setattr("core.experiment.FEW_IMAGES", 0)
+    in_turn = run_experiment(spec, image_set(), pair())
+    monkeypatch.undo()
+    beside = run_experiment(spec, image_set(), pair())
+    assert list(beside.results) == list(in_turn.results)
+    for name, result in in_turn.results.items():
+        assert torch.equal(beside.results[name].perturbations, result.perturbations)
 
 
 def test_static_model_is_attacked_at_its_only_exit_and_an_early_exit_model_as_asked() -> None:

@@ -211,15 +211,10 @@ def test_process_that_quits_mid_run_waits_for_no_job() -> None:
 
 def test_board_that_nobody_has_any_more_takes_its_worker_along() -> None:
     # Mutant: a worker that holds its board, and so its results, for ever.
-    def workers() -> int:
-        return sum(thread.name == "jobs" for thread in threading.enumerate())
-
-    before, board = workers(), JobBoard()
-    assert ended(board.start(spec(1), returns(1))).result() == 1 and workers() == before + 1
+    before, board = set(threading.enumerate()), JobBoard()
+    (worker,) = (thread for thread in set(threading.enumerate()) - before if thread.name == "jobs")
+    assert ended(board.start(spec(1), returns(1))).result() == 1 and worker.is_alive()
     del board
     gc.collect()
-    for _ in range(100):
-        if workers() == before:
-            return
-        time.sleep(0.05)
-    raise AssertionError("the worker still waits")
+    worker.join(20)
+    assert not worker.is_alive(), "the worker still waits"
