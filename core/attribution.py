@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from core.attribution_spec import AttributionSpec
-from core.errors import Cancelled, ExitLensError
+from core.errors import ExitLensError
 from core.evaluation import logits_of
 from core.exits import ExitPolicy, decide
 from core.machine import device_of
 from core.models import ExitModel
 from core.models.classifiers import ExitNetwork
 from core.models.prepared import prepared
-from core.progress import CancelToken, Progress
+from core.progress import CancelToken, Progress, end_if
 
 BATCH_SIZE = 32  # rows of one pass: what bounds memory, and quicker than larger ones on two cores
 
@@ -169,8 +169,7 @@ def row_counter(
 
     def on_rows(count: int) -> None:
         nonlocal done
-        if cancel and cancel.is_set():
-            raise Cancelled
+        end_if(cancel)
         done += count
         if on_progress:
             on_progress(Progress(min(done / num_rows, 1.0), words))

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from core.data import ImageSet
-from core.errors import Cancelled
 from core.exits import ExitDecisions, ExitPolicy, confidences, decide_from_confidences
 from core.machine import device_of
 from core.models import ExitModel
-from core.progress import CancelToken, Progress
+from core.progress import CancelToken, Progress, end_if
 
 BATCH_SIZE = 250
 
@@ -53,8 +52,7 @@ def exit_logits(
     parts: list[Tensor] = []
     num_done, num_images = 0, len(image_set)
     for batch in image_set.images.split(batch_size):
-        if cancel and cancel.is_set():
-            raise Cancelled
+        end_if(cancel)
         parts.append(logits_of(model, batch.float() / 255))
         num_done += len(batch)
         if on_progress:

@@ -13,13 +13,13 @@ from core.attacks.spec import AttackSpec, UniversalAttack
 from core.attacks.universal import check_unseen
 from core.checkpoints import ModelCard
 from core.data import ImageSet
-from core.errors import Cancelled, ExitLensError
+from core.errors import ExitLensError
 from core.evaluation import logits_of
 from core.exits import ExitPolicy
 from core.machine import device_of
 from core.models import ARCHITECTURES, ExitModel
 from core.models.prepared import prepared
-from core.progress import CancelToken
+from core.progress import CancelToken, end_if
 from core.side_by_side import side_by_side
 
 Attack = TypeVar("Attack", bound=AttackSpec)
@@ -216,6 +216,5 @@ def run_experiment(
             logits[source, target] = (
                 result.adversarial_logits if own else logits_of(models[target][0], result.adversarial)
             )
-            if cancel and cancel.is_set():
-                raise Cancelled
+            end_if(cancel)
     return Experiment(spec, image_set, cards, results, clean_logits, logits, seconds)

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from core.archives import Contents, Picture
 from core.data import DATA_ROOT_VARIABLE, data_root_to_fill
 from core.datasets import DATASETS, Dataset
-from core.errors import Cancelled, ExitLensError
+from core.errors import ExitLensError
 from core.hub import count_images, official_split
-from core.progress import CancelToken, Progress
+from core.progress import CancelToken, Progress, end_if
 from core.sources import ARCHIVE_SHARE, SOURCES, Report, opened_archive
 
 SPLITS = ("train", "test")  # the official files; ``validation`` is cut from the first
@@ -81,8 +81,7 @@ def fetch(
         raise ExitLensError(f"{root / name} holds {name} already. To fetch it anew, move that folder away first.")
 
     def report(progress: Progress) -> None:
-        if cancel and cancel.is_set():
-            raise Cancelled
+        end_if(cancel)
         if on_progress:
             on_progress(progress)
 

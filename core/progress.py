@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from core.errors import Cancelled
+
 
 class CancelToken(Protocol):
     """Anything that can say that the work is no longer wanted, such as ``threading.Event``."""
@@ -10,6 +12,16 @@ class CancelToken(Protocol):
     def is_set(self) -> bool:
         """True once the work should end."""
         ...
+
+
+def end_if(cancel: CancelToken | None) -> None:
+    """Ends the work if that is wished.
+
+    Raises:
+        Cancelled: Once ``cancel`` is set.
+    """
+    if cancel and cancel.is_set():
+        raise Cancelled
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.errors import Cancelled
 from core.exits import ExitPolicy, run_dynamic
 from core.machine import device_of, wait_for
 from core.models import ExitModel
-from core.progress import CancelToken, Progress
+from core.progress import CancelToken, Progress, end_if
 from core.timing import NUM_REPEATS, seconds_of
 
 
@@ -109,8 +108,7 @@ def _stage_seconds(model: ExitModel, images: Tensor, batch_size: int, cancel: Ca
     """Seconds of each stage with its classifier over all batches; what comes before the first is part of it."""
     seconds = [0.0] * model.num_exits
     for batch in images.split(batch_size):
-        if cancel and cancel.is_set():
-            raise Cancelled
+        end_if(cancel)
         features = batch
         for exit_index in range(model.num_exits):
             started = time.perf_counter()

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from core.data import ImageSet
-from core.errors import Cancelled, ExitLensError
+from core.errors import ExitLensError
 from core.exits import ExitPolicy, run_dynamic
 from core.machine import device_of, machine_facts, wait_for
 from core.models import ExitModel
-from core.progress import CancelToken, Progress
+from core.progress import CancelToken, Progress, end_if
 from core.tables import TableSchema
 
 NUM_IMAGES = 64
@@ -159,8 +159,7 @@ def seconds_of(run: Callable[[Tensor], object], images: Tensor, batch_size: int,
     """
     started = time.perf_counter()
     for batch in images.split(batch_size):
-        if cancel and cancel.is_set():
-            raise Cancelled
+        end_if(cancel)
         run(batch)
     wait_for(images.device)
     return time.perf_counter() - started
@@ -246,8 +245,7 @@ def time_exits(
     images = image_set.select(image_set.indices[: min(num_runs, NUM_IMAGES)].tolist()).pixels().to(device_of(model))
     runs = []
     for run in range(num_runs + 1):
-        if cancel and cancel.is_set():
-            raise Cancelled
+        end_if(cancel)
         place = run % len(images)
         runs.append(_seconds_to_exits(model, images[place : place + 1]))
         if on_progress:

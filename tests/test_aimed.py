@@ -18,6 +18,7 @@ from core.attacks.steps import Step
 from core.errors import ExitLensError
 from core.exits import ExitPolicy, decide
 from core.models import ExitModel
+from core.study.threads import limited_to
 
 WATCHES: tuple[Watch, ...] = ("every exit", "computed exits", "nothing")
 AIMS = {
@@ -131,7 +132,8 @@ def counted_rows(watch: Watch, **fields_: object) -> Iterator[dict[str, list[tup
     """For each part of a model the rows that entered it while attacked, and whether a gradient was kept there."""
     model, images = toy_model(num_exits=4), toy_images(30)
     inputs = record_inputs(model)
-    attack(model, images, labels_of(images), LinfAttack(num_steps=1, **fields_), POLICY, watch=watch)
+    with limited_to(1):  # all rows at once
+        attack(model, images, labels_of(images), LinfAttack(num_steps=1, **fields_), POLICY, watch=watch)
     # The first pass is that of the clean images, the last that of the stored ones.
     yield {name: [(len(seen), seen.requires_grad) for seen in all_seen[1:-1]] for name, all_seen in inputs.items()}
 

@@ -22,6 +22,7 @@ from core.attacks.success import SUCCESS_RULES, Case
 from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy, confidences, decide
 from core.models.classifiers import ExitNetwork
+from core.study.threads import limited_to
 
 SURE_AT_70 = ExitPolicy(0.7)
 EPSILON = 8 / 255
@@ -651,7 +652,7 @@ def test_cancel_ends_the_attack_within_one_step():
         if len(seen) == 7:
             cancel.set()
 
-    with pytest.raises(Cancelled):
+    with limited_to(1), pytest.raises(Cancelled):
         attack(
             model,
             toy_images(9),
@@ -665,6 +666,30 @@ def test_cancel_ends_the_attack_within_one_step():
     # Five steps of the first batch, two of the second, and nothing after them.
     assert seen == [1, 2, 3, 4, 5, 1, 2]
     assert model.num_calls == (1 + 5 + 1) + (1 + 2)
+
+
+def test_images_shared_out_among_threads_come_back_in_their_order_and_the_same():
+    """Mutants: parts mixed up or cut short; a part left to the next thread; a thread that keeps all threads."""
+    seen: dict[int, set[int]] = {}
+
+    class Watched(Counted):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.setdefault(threading.get_ident(), set()).update([len(images), -torch.get_num_threads()])
+            return super().forward(images)
+
+    model, images = toy_model(), toy_images(14)
+    spec, before = LinfAttack(num_steps=3, random_start=True), torch.get_num_threads()
+    with limited_to(1):
+        alone = attack(model, images, labels_of(14), spec, SURE_AT_70, watch="every exit")
+    with limited_to(3):
+        shared = attack(Watched(model), images, labels_of(14), spec, SURE_AT_70, watch="every exit", batch_size=9)
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == before
+    assert threading.get_ident() not in seen and len(seen) == 3
+    assert sorted(max(sizes) for sizes in seen.values()) == [3, 3, 3] and all(-1 in sizes for sizes in seen.values())
+    assert torch.equal(shared.perturbations, alone.perturbations)
+    torch.testing.assert_close(shared.adversarial_logits, alone.adversarial_logits)
+    torch.testing.assert_close(shared.steps[1].confidence, alone.steps[1].confidence)
 
 
 def test_a_token_set_beforehand_costs_one_step_at_most():

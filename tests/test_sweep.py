@@ -19,6 +19,7 @@ from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy, decide
 from core.models.classifiers import ExitNetwork
 from core.models.prepared import PreparedModel, prepared
+from core.study.threads import limited_to
 
 EPSILONS = tuple(numerator / 255 for numerator in (0.5, 1, 2, 4, 8, 16, 32, 64))
 POLICY = ExitPolicy(0.6)
@@ -134,7 +135,7 @@ def test_cancel_ends_a_sweep_after_the_batch():
         seen.append(progress.share)
         cancel.set()
 
-    with pytest.raises(Cancelled):
+    with limited_to(1), pytest.raises(Cancelled):
         sweep_fgsm(
             model,
             images,

@@ -17,13 +17,12 @@ from core.attacks.run import BATCH_SIZE, AttackResult, attack
 from core.attacks.spec import CorruptionAttack, LinfAttack, as_255
 from core.attacks.success import SUCCESS_RULES
 from core.attacks.sweep import sweep_fgsm
-from core.errors import Cancelled
 from core.evaluation import logits_of
 from core.machine import device_of
 from core.metrics import Rate, rate
 from core.models import ExitModel
 from core.models.prepared import PreparedModel
-from core.progress import CancelToken, Progress
+from core.progress import CancelToken, Progress, end_if
 
 CODES = (
     "pixels-out-of-range",
@@ -105,8 +104,7 @@ def check_attack(
         notes += [note] if note else []
         if on_progress:
             on_progress(Progress(number / len(checks), f"check {number} of {len(checks)}"))
-        if cancel and cancel.is_set():
-            raise Cancelled
+        end_if(cancel)
     return Checked(tuple(notes), len(some.labels))
 
 

@@ -1,8 +1,10 @@
 """Runs an attack on any number of images and judges it by what is stored."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -33,15 +35,17 @@ from core.attacks.steps import Step, Steps, observe
 from core.attacks.success import SUCCESS_RULES, Case
 from core.attacks.universal import fitted_steps, universal_loss
 from core.attacks.worst_case import worst_case_steps
-from core.errors import Cancelled, ExitLensError
+from core.errors import ExitLensError
 from core.exits import ExitPolicy
 from core.machine import device_of
 from core.metrics import Rate, rate_of
 from core.models import ExitModel
 from core.models.prepared import PreparedModel
-from core.progress import CancelToken
+from core.progress import CancelToken, end_if
+from core.side_by_side import side_by_side
 
 BATCH_SIZE = 128
+MIN_PART = 4  # images that are worth a thread of their own
 FIT_SHARE = 0.9  # of the work of an attack that is fitted beforehand
 
 
@@ -194,7 +198,7 @@ def attack(
         search: The same model prepared for gradients; without it the model itself is searched with. What is found is
             judged by the model in any case.
         watch: What the records of the steps hold, and so what has to be computed; see ``core.attacks.aimed``.
-        batch_size: Images at a time; does not change the result beyond float rounding.
+        batch_size: Images at a time, over all threads; does not change the result beyond float rounding.
         on_progress: Called after each step.
         cancel: Checked after each step.
 
@@ -213,27 +217,25 @@ def attack(
     searched, applied = aimed(search or model, spec, policy, watch)
     num_images, num_passes = len(images), spec.passes(model.num_exits)
     device = device_of(model)
-    parts: list[tuple[Tensor, Tensor, Tensor, list[Step]]] = []
-
-    def report(step: int, num_steps: int, num_done: int, share: float) -> None:
-        if on_progress:
-            seconds = time.perf_counter() - started
-            on_progress(AttackProgress(step, num_steps, num_done, num_images, share, seconds))
-        if cancel and cancel.is_set():
-            raise Cancelled
+    parts = parts_of(num_images, device, search)
+    at_once = -(-batch_size // len(parts))
+    report = _Report(started, num_images, num_passes, parts, FIT_SHARE if method.fit else 0.0, on_progress)
 
     def on_fit(step: int) -> None:
-        report(step, num_passes, 0, FIT_SHARE * step / num_passes)
+        report.fit(step)
+        end_if(cancel)
 
     fitted = method.fit(searched, images[:batch_size].to(device), spec, policy, on_fit) if method.fit else None
-    run, before = fitted or method.steps, FIT_SHARE if fitted else 0.0
+    run = fitted or method.steps
     assert run is not None
-    for first in range(0, num_images, batch_size):
-        batch, batch_labels = (of[first : first + batch_size].to(device) for of in (images, labels))
 
-        def on_step(step: int, done: int = first, count: int = len(batch)) -> None:
-            share = (done + count * step / num_passes) / num_images
-            report(step, num_passes, done, before + (1 - before) * share)
+    def one_batch(first: int, part: range, token: CancelToken) -> _Batch:
+        rows = slice(first, min(first + at_once, part.stop))
+        batch, batch_labels = (of[rows].to(device) for of in (images, labels))
+
+        def on_step(step: int) -> None:
+            report.step(step, part, first - part.start, len(batch))
+            end_if(token)
 
         with torch.no_grad():
             clean_logits = model(batch)
@@ -244,8 +246,13 @@ def attack(
             logits = model(apply_perturbations(batch, perturbations))
         case = Case(clean_logits, logits, batch_labels, policy, spec.goal_class)
         steps.append(observe(logits, batch_labels, method.loss(case, spec), policy))
-        parts.append((perturbations, clean_logits, logits, steps))
-    all_perturbations, all_clean, all_adversarial, step_lists = zip(*parts, strict=True)
+        return perturbations, clean_logits, logits, steps
+
+    def one_part(part: range, token: CancelToken) -> list[_Batch]:
+        return [one_batch(first, part, token) for first in part[::at_once]]
+
+    batches = [batch for made in side_by_side(one_part, parts, cancel).values() for batch in made]
+    all_perturbations, all_clean, all_adversarial, step_lists = zip(*batches, strict=True)
     return AttackResult(
         spec=spec,
         made_at=policy,
@@ -258,6 +265,66 @@ def attack(
         seconds=time.perf_counter() - started,
         precision=search.precision if search else str(images.dtype).removeprefix("torch."),
     )
+
+
+_Batch = tuple[Tensor, Tensor, Tensor, list[Step]]  # perturbations, clean logits, logits and records of one batch
+
+
+def parts_of(num_images: int, device: torch.device, search: PreparedModel | None) -> list[range]:
+    """The images, shared out evenly among the threads of a processor; all of them together elsewhere.
+
+    Args:
+        num_images: How many.
+        device: Of the model.
+        search: The model prepared for gradients, if there is one.
+
+    Returns:
+        One part for each thread, or a single one.
+    """
+    is_compiled = search is not None and search.is_compiled  # anew for every number of images
+    num_parts = min(torch.get_num_threads(), num_images // MIN_PART)
+    if device.type != "cpu" or is_compiled or num_parts < 2:
+        return [range(num_images)]
+    ends = [num_images * number // num_parts for number in range(num_parts + 1)]
+    return [range(first, last) for first, last in pairwise(ends)]
+
+
+class _Report:
+    """Says how far an attack has come: as far as the slowest of the parts that are attacked side by side."""
+
+    def __init__(
+        self,
+        started: float,
+        num_images: int,
+        num_passes: int,
+        parts: Sequence[range],
+        fit_share: float,
+        on_progress: Callable[[AttackProgress], None] | None,
+    ) -> None:
+        self._started, self._num_images, self._num_passes = started, num_images, num_passes
+        self._fit_share, self._on_progress = fit_share, on_progress
+        self._lock = threading.Lock()
+        self._finished = dict.fromkeys(parts, 0)
+        self._share = dict.fromkeys(parts, 0.0)
+
+    def fit(self, step: int) -> None:
+        """After a step of what is fitted beforehand."""
+        self._say(step, self._fit_share * step / self._num_passes)
+
+    def step(self, step: int, part: range, num_finished: int, num_images: int) -> None:
+        """After a step on some images of a part, so many others of which are finished."""
+        with self._lock:
+            said = min(self._share.values())
+            self._finished[part] = num_finished
+            self._share[part] = (num_finished + num_images * step / self._num_passes) / len(part)
+            share = min(self._share.values())
+            if share > said:
+                self._say(step, self._fit_share + (1 - self._fit_share) * share)
+
+    def _say(self, step: int, share: float) -> None:
+        if self._on_progress:
+            num_done, seconds = sum(self._finished.values()), time.perf_counter() - self._started
+            self._on_progress(AttackProgress(step, self._num_passes, num_done, self._num_images, share, seconds))
 
 
 def images_at_step(

@@ -1,5 +1,6 @@
 """FGSM at many radii from one gradient, each image judged at every radius."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,16 +13,17 @@ from core.attacks.aimed import aimed
 from core.attacks.judging import judge, tolerances
 from core.attacks.linf import project
 from core.attacks.objectives import objective_loss
-from core.attacks.run import BATCH_SIZE, apply_perturbations, check_input, store_perturbations
+from core.attacks.run import BATCH_SIZE, apply_perturbations, check_input, parts_of, store_perturbations
 from core.attacks.spec import LinfAttack, StepAttack
 from core.attacks.success import SUCCESS_RULES, Case
-from core.errors import Cancelled, ExitLensError
+from core.errors import ExitLensError
 from core.exits import ExitPolicy
 from core.machine import device_of
 from core.metrics import Rate, rate_of
 from core.models import ExitModel
 from core.models.prepared import PreparedModel
-from core.progress import CancelToken, Progress
+from core.progress import CancelToken, Progress, end_if
+from core.side_by_side import side_by_side
 
 _JUDGED_AT_ONCE = 128  # more no longer fit the caches
 _NUM_COMPARED = 16
@@ -110,31 +112,46 @@ def sweep_fgsm(
     seen, applied = aimed(search or model, spec, policy, "nothing")
     assert isinstance(applied, StepAttack)
     judged_under = None if spec.success_rule == "misclassified_final" else policy
-    device, tolerance = device_of(model), None
-    predictions, exits, num_doubtful = [], [], 0
-    for first in range(0, len(images), batch_size):
-        batch, batch_labels = (of[first : first + batch_size].to(device) for of in (images, labels))
-        at = batch.clone().requires_grad_(True)
-        loss = objective_loss(seen(at), batch_labels, applied, policy)
-        (gradient,) = torch.autograd.grad(loss.sum(), at)
-        stepped = [batch, *(_step(batch, gradient, epsilon) for epsilon in epsilons)]
-        if search and tolerance is None:
-            # Of each image another radius: attacked images move a copy's logits further than clean ones.
-            some = [stepped[row % len(stepped)][row] for row in range(min(len(batch), _NUM_COMPARED))]
-            tolerance = tolerances(model, search, torch.stack(some))
-        verdicts = [
-            judge(model, some, judged_under, search, tolerance) for some in torch.cat(stepped).split(_JUDGED_AT_ONCE)
-        ]
-        shape = (len(epsilons) + 1, len(batch))
-        predictions.append(torch.cat([verdict.prediction for verdict in verdicts]).view(shape))
-        exits.append(torch.cat([verdict.computed_exit for verdict in verdicts]).view(shape))
-        num_doubtful += sum(verdict.num_doubtful for verdict in verdicts)
-        if on_progress:
-            done = first + len(batch)
-            on_progress(Progress(done / len(images), f"{done:,} of {len(images):,} images"))
-        if cancel and cancel.is_set():
-            raise Cancelled
-    prediction, computed_exit = (torch.cat(parts, dim=1).to(images.device) for parts in (predictions, exits))
+    device = device_of(model)
+    parts = parts_of(len(images), device, search)
+    at_once, done, reporting = -(-batch_size // len(parts)), list[int](), threading.Lock()
+
+    def one_part(part: range, token: CancelToken) -> list[tuple[Tensor, Tensor, int]]:
+        tolerance, made = None, []
+        for first in part[::at_once]:
+            rows = slice(first, min(first + at_once, part.stop))
+            batch, batch_labels = (of[rows].to(device) for of in (images, labels))
+            at = batch.clone().requires_grad_(True)
+            loss = objective_loss(seen(at), batch_labels, applied, policy)
+            (gradient,) = torch.autograd.grad(loss.sum(), at)
+            stepped = [batch, *(_step(batch, gradient, epsilon) for epsilon in epsilons)]
+            if search and tolerance is None:
+                # Of each image another radius: attacked images move a copy's logits further than clean ones.
+                some = [stepped[row % len(stepped)][row] for row in range(min(len(batch), _NUM_COMPARED))]
+                tolerance = tolerances(model, search, torch.stack(some))
+            verdicts = [
+                judge(model, some, judged_under, search, tolerance)
+                for some in torch.cat(stepped).split(_JUDGED_AT_ONCE)
+            ]
+            shape = (len(epsilons) + 1, len(batch))
+            made.append(
+                (
+                    torch.cat([verdict.prediction for verdict in verdicts]).view(shape),
+                    torch.cat([verdict.computed_exit for verdict in verdicts]).view(shape),
+                    sum(verdict.num_doubtful for verdict in verdicts),
+                )
+            )
+            with reporting:
+                done.append(len(batch))
+                if on_progress:
+                    on_progress(Progress(sum(done) / len(images), f"{sum(done):,} of {len(images):,} images"))
+            end_if(token)
+        return made
+
+    batches = [batch for made in side_by_side(one_part, parts, cancel).values() for batch in made]
+    predictions, exits, doubtful = zip(*batches, strict=True)
+    num_doubtful = sum(doubtful)
+    prediction, computed_exit = (torch.cat(some, dim=1).to(images.device) for some in (predictions, exits))
     rule = SUCCESS_RULES[spec.success_rule]
     # A static model that answers the same: the rules in question ask for nothing else.
     clean, *adversarial = F.one_hot(prediction, model.num_classes).double()[:, :, None]
