@@ -20,11 +20,15 @@ from torch import Tensor
 from benchmarks.peers import PGD, peers_here
 from core.attacks.aimed import aimed
 from core.attacks.linf import sign_steps
+from core.attacks.run import parts_of
 from core.attacks.spec import LinfAttack
 from core.errors import ExitLensError
 from core.exits import ExitPolicy
 from core.machine import device_of, wait_for
 from core.models import ExitModel
+from core.models.prepared import PreparedModel
+from core.progress import CancelToken
+from core.side_by_side import side_by_side
 
 ROUNDS = {1: 5, 8: 5, 64: 3, 256: 2}
 POLICY = ExitPolicy(0.9)
@@ -170,12 +174,18 @@ def contenders(models: dict[str, ExitModel], pixels: Tensor) -> dict[tuple[str, 
 
 
 def ours_on(model: ExitModel) -> PGD:
-    """Our search alone, as peers do it: no verdict, no record."""
+    """Our search alone, as peers do it: no verdict, no record; images shared out as ``attack`` does."""
 
     def run(images: Tensor, labels: Tensor, spec: LinfAttack) -> Tensor:
         searched, applied = aimed(model, spec, POLICY, "nothing")
         assert isinstance(applied, LinfAttack)
-        return sign_steps(searched, images, labels, applied, POLICY)[0]
+
+        def one_part(part: range, token: CancelToken) -> Tensor:
+            rows = slice(part.start, part.stop)
+            return sign_steps(searched, images[rows], labels[rows], applied, POLICY)[0]
+
+        parts = parts_of(len(images), device_of(model), model if isinstance(model, PreparedModel) else None)
+        return torch.cat(list(side_by_side(one_part, parts).values()))
 
     return run
 
