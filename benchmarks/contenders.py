@@ -184,7 +184,7 @@ def ours_on(model: ExitModel) -> PGD:
             rows = slice(part.start, part.stop)
             return sign_steps(searched, images[rows], labels[rows], applied, POLICY)[0]
 
-        parts = parts_of(len(images), device_of(model), model if isinstance(model, PreparedModel) else None)
+        parts = parts_of(images, device_of(model), model if isinstance(model, PreparedModel) else None)
         return torch.cat(list(side_by_side(one_part, parts).values()))
 
     return run

@@ -16,7 +16,7 @@ from toys import linear_layers, linear_model, toy_images, toy_model
 from core.attacks import PRESETS, AttackProgress, AttackResult, LinfAttack, attack
 from core.attacks.linf import sign_steps
 from core.attacks.objectives import objective_loss
-from core.attacks.run import apply_perturbations, store_perturbations
+from core.attacks.run import apply_perturbations, parts_of, store_perturbations
 from core.attacks.steps import Step, observe
 from core.attacks.success import SUCCESS_RULES, Case
 from core.errors import Cancelled, ExitLensError
@@ -668,7 +668,7 @@ def test_cancel_ends_the_attack_within_one_step():
     assert model.num_calls == (1 + 5 + 1) + (1 + 2)
 
 
-def test_images_shared_out_among_threads_come_back_in_their_order_and_the_same():
+def test_images_shared_out_among_threads_come_back_in_their_order_and_the_same(monkeypatch):
     """Mutants: parts mixed up or cut short; a part left to the next thread; a thread that keeps all threads."""
     seen: dict[int, set[int]] = {}
 
@@ -677,6 +677,7 @@ def test_images_shared_out_among_threads_come_back_in_their_order_and_the_same()
             seen.setdefault(threading.get_ident(), set()).update([len(images), -torch.get_num_threads()])
             return super().forward(images)
 
+    monkeypatch.setattr("core.attacks.run.MIN_PIXELS", 1)  # toy images are not worth it
     model, images = toy_model(), toy_images(14)
     spec, before = LinfAttack(num_steps=3, random_start=True), torch.get_num_threads()
     with limited_to(1):
@@ -855,3 +856,17 @@ def test_label_says_the_whole_spec_in_words():
     assert label == (
         "MI-FGSM 0.5/255, 10 steps of 0.1/255, at exit 2, decay 1, random start, goal class 3, stopped when fooled"
     )
+
+
+@pytest.mark.parametrize(
+    ("num_images", "size", "num_threads", "sizes"),
+    [(8, 32, 2, [4, 4]), (7, 32, 2, [7]), (3, 64, 4, [1, 1, 1]), (9, 64, 2, [4, 5]), (200, 8, 1, [200])],
+)  # fmt: skip
+def test_parts_are_even_and_worth_a_thread(num_images, size, num_threads, sizes):
+    """Mutants: a part that is empty, left out or doubled; a thread for a handful of pixels; more parts than threads."""
+    images, device = torch.zeros(num_images, 3, size, size), torch.device("cpu")
+    with limited_to(num_threads):
+        parts = parts_of(images, device, None)
+        assert [len(part) for part in parts] == sizes
+        assert [row for part in parts for row in part] == list(range(num_images))
+        assert parts_of(images, torch.device("cuda"), None) == [range(num_images)]

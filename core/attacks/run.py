@@ -45,7 +45,7 @@ from core.progress import CancelToken, end_if
 from core.side_by_side import side_by_side
 
 BATCH_SIZE = 128
-MIN_PART = 4  # images that are worth a thread of their own
+MIN_PIXELS = 4 * 32 * 32  # of images that are worth a thread of their own; on smaller ones threads wait for Python
 FIT_SHARE = 0.9  # of the work of an attack that is fitted beforehand
 
 
@@ -217,7 +217,7 @@ def attack(
     searched, applied = aimed(search or model, spec, policy, watch)
     num_images, num_passes = len(images), spec.passes(model.num_exits)
     device = device_of(model)
-    parts = parts_of(num_images, device, search)
+    parts = parts_of(images, device, search)
     at_once = -(-batch_size // len(parts))
     report = _Report(started, num_images, num_passes, parts, FIT_SHARE if method.fit else 0.0, on_progress)
 
@@ -270,19 +270,20 @@ def attack(
 _Batch = tuple[Tensor, Tensor, Tensor, list[Step]]  # perturbations, clean logits, logits and records of one batch
 
 
-def parts_of(num_images: int, device: torch.device, search: PreparedModel | None) -> list[range]:
+def parts_of(images: Tensor, device: torch.device, search: PreparedModel | None) -> list[range]:
     """The images, shared out evenly among the threads of a processor; all of them together elsewhere.
 
     Args:
-        num_images: How many.
+        images: (N, 3, H, W).
         device: Of the model.
         search: The model prepared for gradients, if there is one.
 
     Returns:
-        One part for each thread, or a single one.
+        Rows of the images: one part for each thread, or a single one.
     """
+    num_images = len(images)
     is_compiled = search is not None and search.is_compiled  # anew for every number of images
-    num_parts = min(torch.get_num_threads(), num_images // MIN_PART)
+    num_parts = min(torch.get_num_threads(), num_images, num_images * images[0, 0].numel() // MIN_PIXELS)
     if device.type != "cpu" or is_compiled or num_parts < 2:
         return [range(num_images)]
     ends = [num_images * number // num_parts for number in range(num_parts + 1)]

@@ -113,7 +113,7 @@ def sweep_fgsm(
     assert isinstance(applied, StepAttack)
     judged_under = None if spec.success_rule == "misclassified_final" else policy
     device = device_of(model)
-    parts = parts_of(len(images), device, search)
+    parts = parts_of(images, device, search)
     at_once, done, reporting = -(-batch_size // len(parts)), list[int](), threading.Lock()
 
     def one_part(part: range, token: CancelToken) -> list[tuple[Tensor, Tensor, int]]:
