@@ -1,5 +1,6 @@
 """What every test may use: skips that say what is missing, toy names in the registries."""
 
+import functools
 import os
 import shutil
 import sys
@@ -90,6 +91,14 @@ def _gpu_problem(item: pytest.Item) -> str:
     import torch
 
     return "" if torch.cuda.is_available() else "no CUDA device that torch can use"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def components_searched_once() -> None:
+    """Streamlit's AppTest reads the metadata of every installed package for each page that it opens: 0.2 s."""
+    from streamlit.components.v2 import manifest_scanner
+
+    manifest_scanner.scan_component_manifests = functools.cache(manifest_scanner.scan_component_manifests)
 
 
 @pytest.fixture

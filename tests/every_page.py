@@ -1,9 +1,10 @@
 """Every page of the dashboard opened on toy models, for tests that hold everywhere."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from streamlit.testing.v1 import AppTest
 
 from core import checkpoints, kept
@@ -16,6 +17,14 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("", *sorted(path.stem for path in (ROOT / "pages").glob("*.py")))
 
 
+@pytest.fixture(autouse=True)
+def fresh_caches() -> None:
+    import streamlit as st
+
+    st.cache_data.clear()
+    st.cache_resource.clear()
+
+
 def keep_a_run(models: tuple[str, ...], folder: Path | None = None) -> str:
     """Keeps a run on six samples; returns the address of its first example."""
     loaded = {name: checkpoints.load_model(name) for name in models}
@@ -24,18 +33,23 @@ def keep_a_run(models: tuple[str, ...], folder: Path | None = None) -> str:
     return f"{run.key}:cifar10/test/0:{models[0]}"
 
 
-def opened(page: str = "", **query: str) -> AppTest:
-    """A page opened cold by its link, without waiting for its jobs."""
+def linked(page: str = "", **query: str) -> AppTest:
+    """A session at the link of a page, which has not run yet."""
     test = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
     if page:
         test.switch_page(f"pages/{page}.py")
     for key, value in query.items():
         test.query_params[key] = value
-    return test.run()
+    return test
+
+
+def opened(page: str = "", **query: str) -> AppTest:
+    """A page opened cold by its link, without waiting for its jobs."""
+    return linked(page, **query).run()
 
 
 def settled(test: AppTest) -> AppTest:
-    """The page once nothing runs in the background any more; a browser would rerun by itself."""
+    """Runs the page, again until nothing runs in the background any more; a browser would rerun by itself."""
     from ui import cache
 
     board = cache.job_board()
@@ -49,9 +63,34 @@ def settled(test: AppTest) -> AppTest:
     raise AssertionError("Jobs did not end in two minutes.")
 
 
+def finished(test: AppTest, is_done: Callable[[AppTest], bool]) -> AppTest:
+    """The page once it shows what was waited for, whether or not other jobs still run."""
+    from ui import cache
+
+    board = cache.job_board()
+    for _ in range(240):
+        if is_done(test):
+            return test
+        started, over = time.monotonic(), len(board.finished())
+        while time.monotonic() < started + 0.5 and len(board.finished()) == over and not board.is_idle():
+            time.sleep(0.05)
+        test.run()
+    raise AssertionError("The attack did not end in two minutes.")
+
+
+def has_metrics(test: AppTest) -> bool:
+    return bool(test.metric)
+
+
+def metrics(test: AppTest) -> dict[str, str]:
+    return {metric.label: str(metric.value) for metric in test.metric}
+
+
 def warm(page: str = "", **query: str) -> AppTest:
     """A page with its result."""
-    return settled(opened(page, **query))
+    test = settled(linked(page, **query))
+    assert not test.exception and not test.error, (page, test.error or test.exception)
+    return test
 
 
 def everywhere(address: str = "") -> Iterator[tuple[str, AppTest]]:

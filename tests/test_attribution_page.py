@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import streamlit as st
 import torch
+from every_page import finished, fresh_caches, opened
 from streamlit.testing.v1 import AppTest
 from test_models_page import EARLY, STATIC, Zoo, zoo
-from test_pages import finished, fresh_caches, opened
 from test_shift_page import STATIC_LABEL, select
 from toys import TOY_ARCHITECTURE, ToyBackbone
 

@@ -1,11 +1,10 @@
 """Links that ask for what is not to be had: a sentence that says so, never another result in its place unsaid."""
 
 import pytest
-from every_page import ROOT, keep_a_run, opened, settled
+from every_page import fresh_caches, keep_a_run, opened, settled, warm
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 from test_models_page import EARLY, STATIC, zoo
-from test_pages import fresh_caches
 from test_uploads import file_of
 
 from core.tables import DENOMINATORS
@@ -17,13 +16,6 @@ pytestmark = pytest.mark.usefixtures("zoo")
 @pytest.fixture(autouse=True)
 def kept_folder(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXITLENS_KEPT", str(tmp_path / "kept"))
-
-
-def linked(page: str, link: dict[str, str]) -> AppTest:
-    test = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120).switch_page(f"pages/{page}.py")
-    for key, value in link.items():
-        test.query_params[key] = value
-    return test.run()
 
 
 def said(test: AppTest) -> list[str]:
@@ -63,10 +55,10 @@ UNUSABLE = [
 def test_what_a_link_cannot_have_is_said(page: str, link: dict[str, str], words: str) -> None:
     # Mutant: the control left at its default without a word, so that another result passes for the one asked for.
     keep_a_run((EARLY, STATIC))
-    test = settled(linked(page, link))
+    test = warm(page, **link)
     assert not test.exception and not test.error
     assert len(said(test)) == 1 and words in said(test)[0]
-    assert said(test.run()) == said(settled(linked(page, link))), "it stays until somebody chooses"
+    assert said(test.run()) == said(warm(page, **link)), "it stays until somebody chooses"
 
 
 USABLE = [
@@ -88,13 +80,13 @@ USABLE = [
 def test_what_a_link_can_have_is_not_remarked_on(page: str, link: dict[str, str]) -> None:
     # Mutant: a remark wherever Streamlit drops a value from the address, as it does with defaults.
     keep_a_run((EARLY, STATIC))
-    test = settled(linked(page, link))
+    test = warm(page, **link)
     assert not test.exception and not test.error and said(test) == []
 
 
 def test_the_remark_goes_once_the_control_is_used() -> None:
     # Mutant: a remark that outlives what it is about.
-    test = settled(opened("attack_lab", threshold="7", model="nobody"))
+    test = warm("attack_lab", threshold="7", model="nobody")
     test.slider(key="threshold").set_value(0.5).run()
     assert "Threshold" not in said(test)[0] and "Model `nobody`" in said(test)[0]
     test.selectbox(key="model").set_value(STATIC).run()
@@ -103,9 +95,9 @@ def test_the_remark_goes_once_the_control_is_used() -> None:
 
 def test_the_remark_stays_on_the_page_of_the_link() -> None:
     # Mutant: a remark about a control that is not on the page.
-    test = settled(opened("attack_lab", steps="0"))
+    test = warm("attack_lab", steps="0")
     assert "Steps `0`" in said(test)[0]
-    assert said(settled(test.switch_page("pages/models.py").run())) == []
+    assert said(settled(test.switch_page("pages/models.py"))) == []
 
 
 @pytest.mark.parametrize("images", ["999", "a-b", "-1", "3-", "0-99999999", "1,1", " "])

@@ -3,9 +3,8 @@
 import re
 
 import pytest
-from every_page import settled, warm
+from every_page import fresh_caches, settled, warm
 from test_models_page import EARLY, zoo
-from test_pages import fresh_caches, opened
 
 from core.timing import ExitTimes, ExitTimingSpec
 
@@ -49,7 +48,7 @@ def test_a_static_model_has_costs_and_no_times() -> None:
     # Mutant: a job that times what cannot stop.
     from ui import cache
 
-    test = settled(opened("attack_lab", model="■ Toy static", images="0-3"))
+    test = warm("attack_lab", model="■ Toy static", images="0-3")
     assert not test.exception and not any("instead of" in text.value for text in test.markdown)
     assert any("of the multiply-adds" in text.value for text in test.markdown)
     assert not [job for job in cache.job_board().finished() if isinstance(job.spec, ExitTimingSpec)]

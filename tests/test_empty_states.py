@@ -5,10 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from every_page import PAGES, ROOT, keep_a_run, opened, settled
+from every_page import PAGES, ROOT, fresh_caches, keep_a_run, linked, opened, settled
 from streamlit.testing.v1 import AppTest
 from test_models_page import EARLY, STATIC, Zoo, zoo
-from test_pages import fresh_caches
 
 from core.data import DATA_ROOT_VARIABLE
 
@@ -107,10 +106,9 @@ def test_every_page_opens_cold_and_warm(state: State, zoo: Zoo, place: Path, mon
         assert is_filled(settled(cold)), f"{page or 'home'} shows nothing and does not say why"
         assert not cold.exception and not cold.error, f"{page or 'home'}, finished"
     # All in one session: what one page remembers, the next must stand.
-    warm = settled(opened())
+    warm = settled(linked())
     for page in (*PAGES[1:], *PAGES):
-        warm.switch_page(f"pages/{page}.py" if page else str(ROOT / "app.py")).run()
-        settled(warm)
+        settled(warm.switch_page(f"pages/{page}.py" if page else str(ROOT / "app.py")))
         assert not warm.exception and not warm.error, f"{page or 'home'}, warm: {warm.error or warm.exception}"
         assert is_filled(warm), f"{page or 'home'}, warm"
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from every_page import finished, fresh_caches, has_metrics, metrics, opened  # noqa: F401
 from streamlit.testing.v1 import AppTest
-from test_pages import finished, fresh_caches, has_metrics, metrics, opened  # noqa: F401
 
 from core.checkpoints import FOLDER_VARIABLE, WEIGHTS_FILE, checkpoints_folder, list_models, load_card
 from core.data import DATA_ROOT_VARIABLE

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from every_page import settled
+from every_page import fresh_caches, settled, warm
 from streamlit.testing.v1 import AppTest
 from test_models_page import EARLY, STATIC, zoo
-from test_pages import fresh_caches, opened
-from test_shift_page import FIRST, LINK, NUM_IMAGES, THRESHOLD, decided, linked, pictures, select, warm
+from test_shift_page import FIRST, LINK, NUM_IMAGES, THRESHOLD, decided, linked, pictures, select
 
 from core.attacks.spec import pgd
 from core.calibration import NUM_BINS
@@ -56,14 +55,14 @@ def test_cell_of_the_transfer_matrix(page: str) -> None:
     _, fooled = attacked_pair()
     chart = {"attack_lab": "transfer", "transfer": "transfer-matrix"}[page]
     order = {"attack_lab": [EARLY, STATIC], "transfer": sorted((EARLY, STATIC))}[page]
-    test = select(settled(opened(page, **LINK)), chart, [order.index(STATIC), order.index(EARLY)])
+    test = select(warm(page, **LINK), chart, [order.index(STATIC), order.index(EARLY)])
     assert shown(test) == numbered(fooled[STATIC, EARLY])
 
 
 def test_point_of_a_direction() -> None:
     # Mutant: source and target exchanged.
     _, fooled = attacked_pair()
-    test = select(settled(opened("transfer", **LINK)), "transfer-directions", [STATIC, EARLY])
+    test = select(warm("transfer", **LINK), "transfer-directions", [STATIC, EARLY])
     assert shown(test) == numbered(fooled[STATIC, EARLY])
     assert linked(test) == [] or "Made on ■ Toy static, fooled ● Toy early-exit" in linked(test)[0]
 
@@ -73,7 +72,7 @@ def test_part_of_the_shift_bar_in_the_lab() -> None:
     _, _, clean, adversarial = decided()
     shift = adversarial.computed_exit - clean.computed_exit
     word = "earlier" if (shift < 0).any() else "later"
-    test = select(settled(opened("attack_lab", **LINK)), "exit-shift", [0, word])
+    test = select(warm("attack_lab", **LINK), "exit-shift", [0, word])
     assert shown(test) == numbered(shift < 0 if word == "earlier" else shift > 0)
 
 
@@ -102,7 +101,7 @@ def test_point_of_the_ladder() -> None:
     answers = decide(exit_logits(load_model(EARLY)[0], images), ExitPolicy(THRESHOLD)).prediction
     picked = (answers == images.labels).nonzero()[:, 0].tolist()
     link = {"images": ",".join(map(str, picked)), "threshold": str(THRESHOLD), "made_at": str(THRESHOLD)}
-    test = settled(opened("attack_lab", **link))
+    test = warm("attack_lab", **link)
     test.button(key="climb").click().run()
     settled(test)
     table = next(job.result() for job in jobs() if type(job.spec).__name__ == "LadderKey")
@@ -131,7 +130,7 @@ def all_answers() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_point_of_an_exit_shows_what_it_gets_wrong(leaving: bool) -> None:
     # Mutants: the right ones; all images for those that leave there.
     _, right, computed = all_answers()
-    test = select(settled(opened("models", threshold=str(THRESHOLD))), "model-exits", [1, leaving, 0, 0, 0, 0])
+    test = select(warm("models", threshold=str(THRESHOLD)), "model-exits", [1, leaving, 0, 0, 0, 0])
     wrong = ~right[:, 1] & ((computed == 1) if leaving else torch.ones_like(computed, dtype=torch.bool))
     assert shown(test) == set(wrong.nonzero()[:, 0].tolist())
 
@@ -142,7 +141,7 @@ def test_bin_of_the_reliability_diagram(among: str) -> None:
     confidence, _, computed = all_answers()
     number = int(confidence[0, 1] * NUM_BINS)
     link = {"threshold": str(THRESHOLD), "reliability_exit": "Exit 2"}
-    test = settled(opened("models", **link))
+    test = warm("models", **link)
     test = select(test, "reliability", [among, number / NUM_BINS, (number + 1) / NUM_BINS, 0, 0, 0, 0])
     held = (confidence[:, 1] * NUM_BINS).long() == number
     if among != AMONG[0]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from every_page import finished, fresh_caches, has_metrics, metrics, opened
 from streamlit.testing.v1 import AppTest
-from test_pages import finished, fresh_caches, has_metrics, metrics, opened
 from toys import toy_card, toy_model
 
 from core.attacks.spec import pgd

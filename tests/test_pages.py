@@ -1,53 +1,17 @@
 """Pages opened cold and used, without a browser: what stands on them, and what a widget changes."""
 
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from every_page import finished, fresh_caches, has_metrics, metrics, opened
 from streamlit.testing.v1 import AppTest
 
 from core.checkpoints import checkpoints_folder, list_models
 
+__all__ = ["fresh_caches"]
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(not list_models(), reason="checkpoints/ holds no model")
-
-
-@pytest.fixture(autouse=True)
-def fresh_caches() -> None:
-    import streamlit as st
-
-    st.cache_data.clear()
-    st.cache_resource.clear()
-
-
-def opened(page: str = "", **query: str) -> AppTest:
-    """A page opened cold by its link, without waiting for its attack."""
-    test = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
-    if page:
-        test.switch_page(f"pages/{page}.py")
-    for key, value in query.items():
-        test.query_params[key] = value
-    return test.run()
-
-
-def finished(test: AppTest, is_done: Callable[[AppTest], bool]) -> AppTest:
-    """The page once its background attack has ended; a browser would rerun by itself."""
-    for _ in range(240):
-        if is_done(test):
-            return test
-        time.sleep(0.5)
-        test.run()
-    raise AssertionError("The attack did not end in two minutes.")
-
-
-def has_metrics(test: AppTest) -> bool:
-    return bool(test.metric)
-
-
-def metrics(test: AppTest) -> dict[str, str]:
-    return {metric.label: str(metric.value) for metric in test.metric}
 
 
 def test_home_opened_cold_shows_a_live_result_with_its_n() -> None:

@@ -4,9 +4,9 @@ import time
 from dataclasses import replace
 
 import pytest
+from every_page import finished, fresh_caches, has_metrics, metrics, opened, warm
 from streamlit.testing.v1 import AppTest
 from test_models_page import EARLY, STATIC, Zoo, zoo
-from test_pages import finished, fresh_caches, has_metrics, metrics, opened
 from toys import TOY_ARCHITECTURE, ToyBackbone
 
 from core.attacks.spec import pgd
@@ -22,12 +22,6 @@ STATIC_LABEL = "■ Toy static"
 NUM_IMAGES, FIRST, THRESHOLD = 8, 12, 0.97
 # Images and a threshold at which the toy model's images move.
 LINK = {"images": "12-19", "threshold": "0.97"}
-
-
-def warm(page: str, **query: str) -> AppTest:
-    test = finished(opened(page, **query), has_metrics)
-    assert not test.exception and not test.error
-    return test
 
 
 def decided(threshold: float = THRESHOLD, fallback: str = "final"):

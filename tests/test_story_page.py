@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from every_page import finished, fresh_caches, opened
 from streamlit.testing.v1 import AppTest
 from test_models_page import EARLY, STATIC, Zoo, zoo
-from test_pages import finished, fresh_caches, opened
 from toys import toy_model
 
 from core import data, kept

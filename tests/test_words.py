@@ -5,9 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from every_page import ROOT, opened
+from every_page import ROOT, fresh_caches, opened
 from test_models_page import Zoo, zoo
-from test_pages import fresh_caches
 
 from core.glossary import FILE, glossary, words_in
 from ui.words import column_help, meaning
