@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -200,13 +200,20 @@ def never_leaving(confidence: Tensor, predicted: Tensor) -> ExitDecisions:
 
 
 @torch.no_grad()
-def run_dynamic(model: ExitModel, images: Tensor, policy: ExitPolicy) -> ExitDecisions:
+@torch.no_grad()
+def run_dynamic(
+    model: ExitModel, images: Tensor, policy: ExitPolicy, *, batch_size: int | None = None
+) -> ExitDecisions:
     """Decides as deployed: each stage is computed only for the images that are still undecided.
+
+    Those that no early exit decides wait at the next stage until they are a batch again: layers take longer per image
+    on what few images are left of one batch.
 
     Args:
         model: Any exit model; one whose ``stops_early`` is False decides the same but saves nothing.
         images: (N, 3, H, W) in [0, 1].
         policy: When an image leaves.
+        batch_size: Images at a time at every stage; all of them without it.
 
     Returns:
         The same decisions as ``decide(model(images), policy)``, but where a confidence lies within
@@ -216,34 +223,79 @@ def run_dynamic(model: ExitModel, images: Tensor, policy: ExitPolicy) -> ExitDec
         ExitLensError: If a logit that was computed is not finite.
     """
     num_images, last = len(images), model.num_exits - 1
-    whole = torch.zeros(num_images, dtype=torch.long, device=images.device)
-    answered, computed, prediction = whole.clone(), whole.clone(), whole.clone()
+    size = batch_size or max(1, num_images)
+    answered, computed, prediction = torch.zeros(3, num_images, dtype=torch.long, device=images.device)
     confidence = torch.full((num_images,), -1.0, dtype=images.dtype, device=images.device)
-    undecided = torch.arange(num_images, device=images.device)
-    previous, agreed = torch.full_like(undecided, -1), torch.zeros_like(undecided)
-    features = model.begin(images)
-    for exit_index in range(model.num_exits):
+    previous, agreed = torch.full_like(answered, -1), torch.zeros_like(answered)
+
+    waiting: list[list[_Waiting]] = [[] for _ in range(model.num_exits)]
+
+    def stage(exit_index: int, rows: Tensor, features: Tensor) -> None:
+        """One stage of some images, of which those that no exit has decided wait at the next."""
         features = model.advance(features, exit_index)
-        logits = model.classify(features, exit_index)
-        now = ExitAnswers.of(logits[:, None], policy)
+        now = ExitAnswers.of(model.classify(features, exit_index)[:, None], policy)
         sure, predicted = now.confidence[:, 0], now.predicted[:, 0]
-        agreed = torch.where(predicted == previous, agreed + 1, 1)
-        score = agreed if policy.score == "patience" else now.scores(policy)[:, 0]
+        agreed[rows] = torch.where(predicted == previous[rows], agreed[rows] + 1, 1)
+        previous[rows] = predicted
+        score = agreed[rows] if policy.score == "patience" else now.scores(policy)[:, 0]
         leaves = score >= policy.threshold
         if exit_index == last:
             leaves = torch.ones_like(leaves)
         # Under most_confident an undecided image remembers its best exit so far; else the latest counts.
-        better = leaves | (sure > confidence[undecided])
+        better = leaves | (sure > confidence[rows])
         if exit_index == last and policy.fallback == "most_confident":
-            better = sure > confidence[undecided]
-        rows = undecided[better]
-        answered[rows], prediction[rows], confidence[rows] = exit_index, predicted[better], sure[better]
-        computed[undecided[leaves]] = exit_index
-        undecided, features = undecided[~leaves], features[~leaves]
-        previous, agreed = predicted[~leaves], agreed[~leaves]
-        if not len(undecided):
-            break
+            better = sure > confidence[rows]
+        best = rows[better]
+        answered[best], prediction[best], confidence[best] = exit_index, predicted[better], sure[better]
+        computed[rows[leaves]] = exit_index
+        stays = (~leaves).nonzero()[:, 0]
+        if len(stays):
+            waiting[exit_index + 1].append((rows[stays], features, stays))
+
+    def work_off(exit_index: int, least: int) -> None:
+        """Runs what waits at a stage if it is ``least`` images or more, in whole batches but for the last."""
+        num_waiting = sum(len(rows) for rows, _, _ in waiting[exit_index])
+        if num_waiting < least:
+            return
+        rows, features = _gathered(waiting[exit_index])
+        waiting[exit_index] = []
+        # The last two batches are alike: few images take longer each.
+        at_once = size if least > 1 else math.ceil(num_waiting / math.ceil(num_waiting / size))
+        for some, theirs in zip(rows.split(at_once), features.split(at_once), strict=True):
+            if len(some) < least:
+                waiting[exit_index] = [(some, theirs, torch.arange(len(some), device=some.device))]
+            else:
+                stage(exit_index, some, theirs)
+
+    for rows in torch.arange(num_images, device=images.device).split(size):
+        if len(rows):
+            stage(0, rows, model.begin(images[rows[0] : rows[-1] + 1]))
+        for exit_index in range(1, model.num_exits):
+            work_off(exit_index, size)
+    for exit_index in range(1, model.num_exits):
+        work_off(exit_index, 1)
     return ExitDecisions(answered, computed, prediction, confidence)
+
+
+_Waiting: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""Images by number, features of these and of others, and which rows of the features are theirs."""
+
+
+def _gathered(waiting: Sequence[_Waiting]) -> tuple[Tensor, Tensor]:
+    """Images by number and their features, copied once and in their memory order."""
+    rows = torch.cat([some for some, _, _ in waiting])
+    _, first, chosen = waiting[0]
+    if len(waiting) == 1 and len(chosen) == len(first):
+        return rows, first
+    # Indexing keeps channels last only where they are last; by the usual indexing it takes five times as long.
+    moved = first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last)
+    sources = [features.permute(0, 2, 3, 1) if moved else features for _, features, _ in waiting]
+    gathered = sources[0].new_empty(len(rows), *sources[0].shape[1:])
+    for part, features, (_, _, chosen) in zip(
+        gathered.split([len(some) for some, _, _ in waiting]), sources, waiting, strict=True
+    ):
+        torch.index_select(features, 0, chosen, out=part)
+    return rows, gathered.permute(0, 3, 1, 2) if moved else gathered
 
 
 @dataclass(frozen=True)

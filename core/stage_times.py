@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.exits import ExitPolicy, run_dynamic
+from core.exits import ExitDecisions, ExitPolicy, run_dynamic
 from core.machine import device_of, wait_for
 from core.models import ExitModel
 from core.progress import CancelToken, Progress, end_if
@@ -82,18 +82,22 @@ def time_stages(
         batch_size: Images at a time.
         num_repeats: Counted repeats, of which each time is the median; one before warms up.
         on_progress: Called after each repeat.
-        cancel: Looked at before each batch.
+        cancel: Looked at before each batch of the full passes.
 
     Raises:
         Cancelled: Once ``cancel`` is set.
     """
     last, images = model.num_exits - 1, images.to(device_of(model))
-    computed = torch.cat([run_dynamic(model, batch, policy).computed_exit for batch in images.split(batch_size)])
+
+    def stopping(images: Tensor) -> ExitDecisions:
+        return run_dynamic(model, images, policy, batch_size=batch_size)
+
+    computed = stopping(images).computed_exit
     reached = tuple(float((computed >= exit_index).double().mean()) for exit_index in range(model.num_exits))
     taken: list[tuple[float, ...]] = []
     for repeat in range(num_repeats + 1):
         whole = (
-            seconds_of(lambda batch: run_dynamic(model, batch, policy), images, batch_size, cancel),
+            seconds_of(stopping, images, len(images), cancel),
             seconds_of(model, images, batch_size, cancel),
             seconds_of(lambda batch: model.run_until(batch, last), images, batch_size, cancel),
         )

@@ -1,5 +1,6 @@
 """Exit policies: who leaves where, by hand and by law, and that stopping early decides the same."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -247,6 +248,36 @@ def test_each_stage_is_computed_for_undecided_images_only(fallback: str, thresho
             assert [len(features) for features in inputs[part]] == expected
     if threshold in (0.6, 0.8):
         assert len(set(computed.tolist())) >= 3
+
+
+@EVERY_FALLBACK
+@pytest.mark.parametrize("score", ["confidence", "patience"])
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 59, 60, 1000])
+def test_images_left_of_several_batches_wait_for_a_whole_one(fallback: str, score: str, batch_size: int) -> None:
+    # Mutants: rows of one batch written to those of another; what waits at the end forgotten; batches that shrink.
+    model, images = toy_model(num_exits=4), toy_images(60, seed=3)
+    policy = ExitPolicy(0.8, fallback) if score == "confidence" else ExitPolicy(2, fallback, "patience")
+    full = decide(model(images), policy)
+    inputs = record_inputs(model)
+    dynamic = run_dynamic(model, images, policy, batch_size=batch_size)
+    for name in ("answered_exit", "computed_exit", "prediction"):
+        assert torch.equal(getattr(dynamic, name), getattr(full, name))
+    assert torch.allclose(dynamic.confidence, full.confidence)
+    for exit_index in range(1, 4):
+        sizes = [len(features) for features in inputs[f"block {exit_index}"]]
+        num_there = int((full.computed_exit >= exit_index).sum())
+        assert sum(sizes) == num_there and len(sizes) == math.ceil(num_there / batch_size)
+
+
+def test_features_keep_their_memory_order_while_they_wait() -> None:
+    # Mutant: features gathered channels first, which every later layer would turn round again.
+    model, images = toy_model(num_exits=4), toy_images(60, seed=3).contiguous(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)
+    inputs = record_inputs(model)
+    run_dynamic(model, images, ExitPolicy(0.8), batch_size=16)
+    waited = [features for part in ("block 1", "block 2", "block 3") for features in inputs[part]]
+    assert len(waited) > 3
+    assert all(features.is_contiguous(memory_format=torch.channels_last) for features in waited)
 
 
 def test_undecided_images_keep_their_own_features() -> None:

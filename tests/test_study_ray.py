@@ -18,7 +18,7 @@ from core.study.spec import parse_study
 ATTACKS = (
     STUDY.replace("toy:test", "cifar10:samples")
     .replace("num_steps = 3", "num_steps = 1")
-    .replace("toy-*", "early-exit")
+    .replace("toy-*", "cifar10-resnet56-early-exit")
 )
 
 
