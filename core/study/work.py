@@ -18,6 +18,7 @@ from core.data import ImageSet, data_root, open_image_set, parse_image_set_name
 from core.errors import ExitLensError
 from core.evaluation import logits_of
 from core.exits import ExitAnswers
+from core.machine import instructions
 from core.models.prepared import prepared
 from core.study import parts
 from core.study.cells import Cell
@@ -77,7 +78,7 @@ def do_cell(task: Task) -> Done:
         answers = _show(task, image_set, pixels)
         timings = pa.table(
             [[cell.key], [len(image_set)], [made_at - started], [time.perf_counter() - made_at], [cell.num_threads],
-             [torch.backends.cpu.get_cpu_capability()]],
+             [instructions()]],
             schema=parts.TIMINGS_SCHEMA,
         )  # fmt: skip
         # The answers come last: where they are, the cell is done.
