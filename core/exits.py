@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from core.errors import ExitLensError
 from core.models import ExitModel
+from core.stagewise import run_stagewise
 
 Fallback = Literal["final", "most_confident"]
 Score = Literal["confidence", "entropy", "patience"]
@@ -206,14 +207,11 @@ def run_dynamic(
 ) -> ExitDecisions:
     """Decides as deployed: each stage is computed only for the images that are still undecided.
 
-    Those that no early exit decides wait at the next stage until they are a batch again: layers take longer per image
-    on what few images are left of one batch.
-
     Args:
         model: Any exit model; one whose ``stops_early`` is False decides the same but saves nothing.
         images: (N, 3, H, W) in [0, 1].
         policy: When an image leaves.
-        batch_size: Images at a time at every stage; all of them without it.
+        batch_size: Images at a time, as in ``run_stagewise``.
 
     Returns:
         The same decisions as ``decide(model(images), policy)``, but where a confidence lies within
@@ -222,18 +220,13 @@ def run_dynamic(
     Raises:
         ExitLensError: If a logit that was computed is not finite.
     """
-    num_images, last = len(images), model.num_exits - 1
-    size = batch_size or max(1, num_images)
-    answered, computed, prediction = torch.zeros(3, num_images, dtype=torch.long, device=images.device)
-    confidence = torch.full((num_images,), -1.0, dtype=images.dtype, device=images.device)
-    previous, agreed = torch.full_like(answered, -1), torch.zeros_like(answered)
+    last = model.num_exits - 1
+    answered, computed, prediction, agreed = torch.zeros(4, len(images), dtype=torch.long, device=images.device)
+    confidence = torch.full((len(images),), -1.0, dtype=images.dtype, device=images.device)
+    previous = torch.full_like(answered, -1)
 
-    waiting: list[list[_Waiting]] = [[] for _ in range(model.num_exits)]
-
-    def stage(exit_index: int, rows: Tensor, features: Tensor) -> None:
-        """One stage of some images, of which those that no exit has decided wait at the next."""
-        features = model.advance(features, exit_index)
-        now = ExitAnswers.of(model.classify(features, exit_index)[:, None], policy)
+    def leave(exit_index: int, rows: Tensor, logits: Tensor) -> Tensor:
+        now = ExitAnswers.of(logits[:, None], policy)
         sure, predicted = now.confidence[:, 0], now.predicted[:, 0]
         agreed[rows] = torch.where(predicted == previous[rows], agreed[rows] + 1, 1)
         previous[rows] = predicted
@@ -248,54 +241,10 @@ def run_dynamic(
         best = rows[better]
         answered[best], prediction[best], confidence[best] = exit_index, predicted[better], sure[better]
         computed[rows[leaves]] = exit_index
-        stays = (~leaves).nonzero()[:, 0]
-        if len(stays):
-            waiting[exit_index + 1].append((rows[stays], features, stays))
+        return leaves
 
-    def work_off(exit_index: int, least: int) -> None:
-        """Runs what waits at a stage if it is ``least`` images or more, in whole batches but for the last."""
-        num_waiting = sum(len(rows) for rows, _, _ in waiting[exit_index])
-        if num_waiting < least:
-            return
-        rows, features = _gathered(waiting[exit_index])
-        waiting[exit_index] = []
-        # The last two batches are alike: few images take longer each.
-        at_once = size if least > 1 else math.ceil(num_waiting / math.ceil(num_waiting / size))
-        for some, theirs in zip(rows.split(at_once), features.split(at_once), strict=True):
-            if len(some) < least:
-                waiting[exit_index] = [(some, theirs, torch.arange(len(some), device=some.device))]
-            else:
-                stage(exit_index, some, theirs)
-
-    for rows in torch.arange(num_images, device=images.device).split(size):
-        if len(rows):
-            stage(0, rows, model.begin(images[rows[0] : rows[-1] + 1]))
-        for exit_index in range(1, model.num_exits):
-            work_off(exit_index, size)
-    for exit_index in range(1, model.num_exits):
-        work_off(exit_index, 1)
+    run_stagewise(model, images, leave, batch_size=batch_size)
     return ExitDecisions(answered, computed, prediction, confidence)
-
-
-_Waiting: TypeAlias = tuple[Tensor, Tensor, Tensor]
-"""Images by number, features of these and of others, and which rows of the features are theirs."""
-
-
-def _gathered(waiting: Sequence[_Waiting]) -> tuple[Tensor, Tensor]:
-    """Images by number and their features, copied once and in their memory order."""
-    rows = torch.cat([some for some, _, _ in waiting])
-    _, first, chosen = waiting[0]
-    if len(waiting) == 1 and len(chosen) == len(first):
-        return rows, first
-    # Indexing keeps channels last only where they are last; by the usual indexing it takes five times as long.
-    moved = first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last)
-    sources = [features.permute(0, 2, 3, 1) if moved else features for _, features, _ in waiting]
-    gathered = sources[0].new_empty(len(rows), *sources[0].shape[1:])
-    for part, features, (_, _, chosen) in zip(
-        gathered.split([len(some) for some, _, _ in waiting]), sources, waiting, strict=True
-    ):
-        torch.index_select(features, 0, chosen, out=part)
-    return rows, gathered.permute(0, 3, 1, 2) if moved else gathered
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from torch import Tensor
 from core.exits import ExitPolicy, run_dynamic
 from core.models import ExitModel
 from core.models.prepared import PreparedModel
+from core.stagewise import run_stagewise
 
+AT_ONCE = 128  # more images no longer fit the caches
 _SAFETY = 3.0
 # Thresholds above are met only by confidences that round to 1: the model itself has to say.
 _HIGHEST_THRESHOLD = 1 - 1e-6
@@ -69,7 +71,7 @@ def judge(
     prediction, computed = (torch.full(doubtful.shape, last, device=images.device) for _ in range(2))
     if search and tolerance is not None and _can_vouch(policy):
         if policy is None:
-            logits = search.run_until(images, last)
+            logits = torch.cat([search.run_until(batch, last) for batch in images.split(AT_ONCE)])
             prediction = logits.argmax(dim=-1)
             doubtful = _margin(logits, prediction) <= tolerance[-1]
         else:
@@ -78,9 +80,10 @@ def judge(
     if not len(rows):
         return Verdicts(prediction, computed, 0)
     if policy is None:
-        prediction[rows] = model.run_until(images[rows], last).argmax(dim=-1)
+        logits = torch.cat([model.run_until(images[some], last) for some in rows.split(AT_ONCE)])
+        prediction[rows] = logits.argmax(dim=-1)
     else:
-        decisions = run_dynamic(model, images[rows], policy)
+        decisions = run_dynamic(model, images[rows], policy, batch_size=AT_ONCE)
         prediction[rows], computed[rows] = decisions.prediction, decisions.computed_exit
     return Verdicts(prediction, computed, len(rows))
 
@@ -97,21 +100,19 @@ def _by_copy(
     last = search.num_exits - 1
     needed = torch.tensor(policy.threshold, dtype=torch.float64).logit().item()
     doubtful = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    rows, features = torch.arange(len(images), device=images.device), search.begin(images)
-    for exit_index in range(search.num_exits):
-        features = search.advance(features, exit_index)
-        logits = search.classify(features, exit_index)
+
+    def leave(exit_index: int, rows: Tensor, logits: Tensor) -> Tensor:
         best = logits.argmax(dim=-1)
         beyond = _log_odds(logits, best) - needed
         if exit_index == last:  # everything leaves here; another fallback may answer by any exit
             beyond = torch.full_like(beyond, torch.inf if policy.fallback == "final" else 0.0)
-        doubtful[rows] = beyond.abs() <= tolerance[exit_index]
-        doubtful[rows] |= (beyond > 0) & (_margin(logits, best) <= tolerance[exit_index])
+        is_near = beyond.abs() <= tolerance[exit_index]
+        doubtful[rows] = is_near | ((beyond > 0) & (_margin(logits, best) <= tolerance[exit_index]))
         ends = (beyond > 0) | doubtful[rows]
         prediction[rows[ends]], computed[rows[ends]] = best[ends], exit_index
-        rows, features = rows[~ends], features[~ends]
-        if not len(rows):
-            break
+        return ends
+
+    run_stagewise(search, images, leave, batch_size=AT_ONCE)
     return doubtful
 
 

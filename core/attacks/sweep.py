@@ -25,7 +25,6 @@ from core.models.prepared import PreparedModel
 from core.progress import CancelToken, Progress, end_if
 from core.side_by_side import side_by_side
 
-_JUDGED_AT_ONCE = 128  # more no longer fit the caches
 _NUM_COMPARED = 16
 
 
@@ -129,18 +128,8 @@ def sweep_fgsm(
                 # Of each image another radius: attacked images move a copy's logits further than clean ones.
                 some = [stepped[row % len(stepped)][row] for row in range(min(len(batch), _NUM_COMPARED))]
                 tolerance = tolerances(model, search, torch.stack(some))
-            verdicts = [
-                judge(model, some, judged_under, search, tolerance)
-                for some in torch.cat(stepped).split(_JUDGED_AT_ONCE)
-            ]
-            shape = (len(epsilons) + 1, len(batch))
-            made.append(
-                (
-                    torch.cat([verdict.prediction for verdict in verdicts]).view(shape),
-                    torch.cat([verdict.computed_exit for verdict in verdicts]).view(shape),
-                    sum(verdict.num_doubtful for verdict in verdicts),
-                )
-            )
+            verdicts, shape = judge(model, torch.cat(stepped), judged_under, search, tolerance), (-1, len(batch))
+            made.append((verdicts.prediction.view(shape), verdicts.computed_exit.view(shape), verdicts.num_doubtful))
             with reporting:
                 done.append(len(batch))
                 if on_progress:
