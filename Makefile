@@ -32,13 +32,13 @@ app: .venv/.app-stamp ## install what is missing, then open the dashboard (PORT=
 # files at a time; a file shares one server.
 test: $(CHROMIUM) .venv/.dev-stamp ## run every test, those in a real browser included
 	$(VENV) -m pytest -q -m browser -n 2 --dist loadfile
-	$(VENV) -m pytest -q -m "not browser" -n 2
+	$(VENV) -m pytest -q -m "not browser" -n 2 --dist worksteal
 
 check: .venv/.dev-stamp ## formatting, lint, types and the fast tests
 	$(VENV) -m ruff format --check
 	$(VENV) -m ruff check
 	$(VENV) -m mypy
-	$(VENV) -m pytest -q -n 2 -m "not slow and not browser and not gpu"
+	$(VENV) -m pytest -q -n 2 --dist worksteal -m "not slow and not browser and not gpu"
 
 format: .venv/.dev-stamp ## rewrite the code in the project's format
 	$(VENV) -m ruff check --fix-only
