@@ -169,7 +169,7 @@ def progress(job: Job[Any], key: str = "cancel", starting: str = "loading the mo
     columns = st.columns([4, 1], vertical_alignment="center")
     if latest is None:
         waiting = cache.job_board().position(job)
-        columns[0].progress(0.0, f"waiting for {waiting} other jobs" if waiting else starting)
+        columns[0].progress(0.0, f"waiting for {waiting} other job{'s' * (waiting > 1)}" if waiting else starting)
     else:
         columns[0].progress(latest.share, latest.words)
     if columns[1].button("Cancel", key=key, disabled=job.cancel.is_set()):

@@ -1,6 +1,5 @@
 """Accuracy against mean cost over all thresholds, beside the static twin."""
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,8 @@ import plotly.graph_objects as go
 from core.figures.theme import EARLY_EXIT, KIND_SYMBOLS, STATIC, drawn, interval
 from core.metrics import Rate
 
-# Points closer than this (percent of cost) have their words one line apart.
-_NEAR = 14
-_LINE = 26
+# Room that words take, in pixels, and about how many a percent of cost has in a wide window.
+_LINE, _LETTER, _PERCENT = 26, 7, 7
 _HEIGHT = 420
 
 
@@ -87,22 +85,26 @@ def curve_figure(curve: pd.DataFrame, marked: Mapping[float, str], static: Stati
 
 
 def _words(points: pd.DataFrame, texts: Sequence[str]) -> list[dict[str, object]]:
-    """Words below and to the right of each point, where the curve never runs."""
+    """Words below and to the right of each point, where the curve never runs, each as high as there is room."""
     words: list[dict[str, object]] = []
-    level, right_of_it = 0, math.inf
+    taken: list[tuple[float, float, float]] = []  # left end, right end and depth below 100 %, all in pixels
+    height = 0.7 * _HEIGHT / max(100 * float(points.high.max() - points.low.min()), 1) if len(points) else 0.0
     for row, text in reversed(list(zip(points.to_dict("records"), texts, strict=True))):
-        cost = 100 * row["cost"]
-        level = level + 1 if right_of_it - cost < _NEAR else 0
-        right_of_it = cost
+        cost, to_right = 100 * row["cost"], 100 * row["cost"] < 75  # near the right edge there is room on the left only
+        left = cost * _PERCENT + (30 if to_right else -30 - _LETTER * len(text))
+        right, down = left + _LETTER * len(text), 36
+        depth = height * 100 * (1 - row["accuracy"])
+        while any(left < end and start < right and abs(depth + down - at) < _LINE for start, end, at in taken):
+            down += _LINE // 2
+        taken.append((left, right, depth + down))
         words.append(
             {
                 "x": cost,
                 "y": 100 * row["accuracy"],
                 "text": text,
-                # Near the right edge there is room on the left only.
-                "xanchor": "left" if cost < 75 else "right",
-                "ax": 30 if cost < 75 else -30,
-                "ay": 36 + _LINE * level,
+                "xanchor": "left" if to_right else "right",
+                "ax": 30 if to_right else -30,
+                "ay": down,
                 "arrowwidth": 1,
                 "arrowhead": 0,
                 "arrowcolor": STATIC,
