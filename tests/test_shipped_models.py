@@ -23,6 +23,7 @@ from core.training.recipe import load_recipe
 ROOT = Path(__file__).parents[1]
 EARLY_EXIT, STATIC = "cifar10-resnet56-early-exit", "cifar10-resnet56-static"
 needs_static = pytest.mark.skipif(STATIC not in list_models(), reason=f"{STATIC} has not finished training")
+SHARED = {str(load_card(name).shares): name for name in list_models() if load_card(name).shares}
 PAIR = (EARLY_EXIT, pytest.param(STATIC, marks=needs_static))
 
 
@@ -69,10 +70,21 @@ def test_one_percent_of_accuracy_buys_half_of_the_cost() -> None:
 
 @pytest.mark.slow
 @pytest.mark.data("cifar10:test")
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", [name for name in list_models() if name not in SHARED])
 def test_card_agrees_with_a_new_measurement(name: str) -> None:
     # Mutant: any change of the network, the loading or the normalisation.
-    assert verify(name, open_image_set(load_card(name).test_set)).agrees
+    card = load_card(name)
+    assert verify(name, open_image_set(card.test_set)).agrees
+    if card.shares:  # its final exit is that network, so this was a measurement of both
+        assert load_card(card.shares).test[-1] == card.test[-1]
+
+
+@pytest.mark.parametrize(("static", "every_exit"), SHARED.items())
+def test_final_exit_of_an_all_exits_model_is_the_static_one(static: str, every_exit: str) -> None:
+    # Mutant: an all-exits model on weights of its own.
+    images = open_image_set("cifar10:samples").pixels()
+    with torch.no_grad():
+        assert torch.equal(load_model(static)[0](images)[:, -1], load_model(every_exit)[0](images)[:, -1])
 
 
 @pytest.mark.slow
