@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.errors import ExitLensError
 from core.models import ExitModel
+from core.progress import CancelToken
 from core.stagewise import run_stagewise
 
 Fallback = Literal["final", "most_confident"]
@@ -201,9 +202,13 @@ def never_leaving(confidence: Tensor, predicted: Tensor) -> ExitDecisions:
 
 
 @torch.no_grad()
-@torch.no_grad()
 def run_dynamic(
-    model: ExitModel, images: Tensor, policy: ExitPolicy, *, batch_size: int | None = None
+    model: ExitModel,
+    images: Tensor,
+    policy: ExitPolicy,
+    *,
+    batch_size: int | None = None,
+    cancel: CancelToken | None = None,
 ) -> ExitDecisions:
     """Decides as deployed: each stage is computed only for the images that are still undecided.
 
@@ -212,13 +217,15 @@ def run_dynamic(
         images: (N, 3, H, W) in [0, 1].
         policy: When an image leaves.
         batch_size: Images at a time, as in ``run_stagewise``.
+        cancel: Looked at before each batch of a stage.
 
     Returns:
         The same decisions as ``decide(model(images), policy)``, but where a confidence lies within
         ``NEAR_THRESHOLD`` of the threshold: float32 logits move with the batch size.
 
     Raises:
-        ExitLensError: If a logit that was computed is not finite.
+        ExitLensError: If a logit that was computed is not finite, or the batch size is below 1.
+        Cancelled: Once ``cancel`` is set.
     """
     last = model.num_exits - 1
     answered, computed, prediction, agreed = torch.zeros(4, len(images), dtype=torch.long, device=images.device)
@@ -243,7 +250,7 @@ def run_dynamic(
         computed[rows[leaves]] = exit_index
         return leaves
 
-    run_stagewise(model, images, leave, batch_size=batch_size)
+    run_stagewise(model, images, leave, batch_size=batch_size, cancel=cancel)
     return ExitDecisions(answered, computed, prediction, confidence)
 
 

@@ -82,7 +82,7 @@ def time_stages(
         batch_size: Images at a time.
         num_repeats: Counted repeats, of which each time is the median; one before warms up.
         on_progress: Called after each repeat.
-        cancel: Looked at before each batch of the full passes.
+        cancel: Looked at before each batch.
 
     Raises:
         Cancelled: Once ``cancel`` is set.
@@ -90,7 +90,7 @@ def time_stages(
     last, images = model.num_exits - 1, images.to(device_of(model))
 
     def stopping(images: Tensor) -> ExitDecisions:
-        return run_dynamic(model, images, policy, batch_size=batch_size)
+        return run_dynamic(model, images, policy, batch_size=batch_size, cancel=cancel)
 
     computed = stopping(images).computed_exit
     reached = tuple(float((computed >= exit_index).double().mean()) for exit_index in range(model.num_exits))

@@ -7,7 +7,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from core.errors import ExitLensError
 from core.models import ExitModel
+from core.progress import CancelToken, end_if
 
 Leave: TypeAlias = Callable[[int, Tensor, Tensor], Tensor]
 """From an exit, images by number (n,) and their logits (n, C) to which of them leave there, (n,)."""
@@ -16,7 +18,14 @@ _Waiting: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 @torch.no_grad()
-def run_stagewise(model: ExitModel, images: Tensor, leave: Leave, *, batch_size: int | None = None) -> None:
+def run_stagewise(
+    model: ExitModel,
+    images: Tensor,
+    leave: Leave,
+    *,
+    batch_size: int | None = None,
+    cancel: CancelToken | None = None,
+) -> None:
     """Shows images to a model until each has left; at the final exit all do, whatever ``leave`` says.
 
     What stays of one batch waits at the next stage until it is a whole batch again: layers take longer per image on
@@ -27,11 +36,19 @@ def run_stagewise(model: ExitModel, images: Tensor, leave: Leave, *, batch_size:
         images: (N, 3, H, W) in [0, 1].
         leave: Called once for every exit and batch that reaches it.
         batch_size: Images at a time at every stage; all of them without it.
+        cancel: Looked at before each batch of a stage.
+
+    Raises:
+        ExitLensError: If the batch size is below 1.
+        Cancelled: Once ``cancel`` is set.
     """
+    if batch_size is not None and batch_size < 1:
+        raise ExitLensError(f"The batch size is {batch_size}; one image or more is needed.")
     size, last = batch_size or max(1, len(images)), model.num_exits - 1
     waiting: list[list[_Waiting]] = [[] for _ in range(model.num_exits)]
 
     def stage(exit_index: int, rows: Tensor, features: Tensor) -> None:
+        end_if(cancel)
         features = model.advance(features, exit_index)
         leaves = leave(exit_index, rows, model.classify(features, exit_index))
         stays = (~leaves).nonzero()[:, 0]
@@ -56,9 +73,11 @@ def run_stagewise(model: ExitModel, images: Tensor, leave: Leave, *, batch_size:
             else:
                 stage(exit_index, some, theirs)
 
-    for rows in torch.arange(len(images), device=images.device).split(size):
+    for rows, batch in zip(
+        torch.arange(len(images), device=images.device).split(size), images.split(size), strict=True
+    ):
         if len(rows):
-            stage(0, rows, model.begin(images[rows[0] : rows[-1] + 1]))
+            stage(0, rows, model.begin(batch))
         for exit_index in range(1, model.num_exits):
             work_off(exit_index, size)
     for exit_index in range(1, model.num_exits):
@@ -75,7 +94,7 @@ def _gathered(waiting: Sequence[_Waiting]) -> tuple[Tensor, Tensor]:
     _, first, chosen = waiting[0]
     if len(waiting) == 1 and len(chosen) == len(first):
         return rows, first
-    # Indexing with channels last takes five times as long as with them in front, where they are moved for it.
+    # Images whose channels lie last in memory are copied five times faster if channels are last in the shape as well.
     moved = first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last)
     sources = [features.permute(0, 2, 3, 1) if moved else features for _, features, _ in waiting]
     gathered = sources[0].new_empty(len(rows), *sources[0].shape[1:])

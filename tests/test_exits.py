@@ -1,6 +1,7 @@
 """Exit policies: who leaves where, by hand and by law, and that stopping early decides the same."""
 
 import math
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from toys import linear_layers, linear_model, record_inputs, settle, toy_images, toy_model
 
 from core.data import open_image_set
-from core.errors import ExitLensError
+from core.errors import Cancelled, ExitLensError
 from core.exits import (
     NEAR_THRESHOLD,
     ExitDecisions,
@@ -267,6 +268,24 @@ def test_images_left_of_several_batches_wait_for_a_whole_one(fallback: str, scor
         sizes = [len(features) for features in inputs[f"block {exit_index}"]]
         num_there = int((full.computed_exit >= exit_index).sum())
         assert sum(sizes) == num_there and len(sizes) == math.ceil(num_there / batch_size)
+
+
+def test_a_run_that_stops_is_cancelled_between_batches_and_refuses_batches_of_none() -> None:
+    # Mutants: cancelled only once all stages are through; no images at a time taken for all of them.
+    model, images, cancel = toy_model(num_exits=4), toy_images(60, seed=3), threading.Event()
+    begun: list[int] = []
+
+    def at_the_stem(*_: object) -> None:
+        begun.append(1)
+        if len(begun) == 2:
+            cancel.set()
+
+    model.backbone.stem.register_forward_hook(at_the_stem)
+    with pytest.raises(Cancelled):
+        run_dynamic(model, images, ExitPolicy(0.8), batch_size=10, cancel=cancel)
+    assert len(begun) == 2
+    with pytest.raises(ExitLensError, match="batch size is 0"):
+        run_dynamic(model, images, ExitPolicy(0.8), batch_size=0)
 
 
 def test_features_keep_their_memory_order_while_they_wait() -> None:
