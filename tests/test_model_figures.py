@@ -141,6 +141,22 @@ def test_words_of_neighbours_on_the_curve_do_not_meet() -> None:
     assert abs(notes[0].ay - notes[1].ay) >= 20
 
 
+def test_words_of_points_at_other_heights_do_not_meet_either() -> None:
+    # Mutant: words one line lower than those of the neighbour, whose point may stand that much lower itself.
+    seen = pd.concat([CURVE[:1]] * 4, ignore_index=True).assign(
+        threshold=[0.59, 0.83, 0.90, 0.96], cost=[0.257, 0.317, 0.355, 0.470], accuracy=[1.0, 0.95, 0.95, 0.95],
+        low=[0.84, 0.76, 0.76, 0.76], high=[1.0, 0.99, 0.99, 0.99],
+    )  # fmt: skip
+    marked = {0.59: "loses < 5 %: 0.59", 0.83: "loses < 1 %: 0.83", 0.90: "T: 0.90, now", 0.96: "half the cost: 0.96"}
+    figure = curve_figure(seen, marked, None)
+    pixels = 0.7 * figure.layout.height / 24  # the axis runs from 76 to 100 %
+    places = [(7 * note.x, pixels * (100 - note.y) + note.ay, 7 * len(note.text)) for note in figure.layout.annotations]
+    for number, (left, down, width) in enumerate(places):
+        for other_left, other_down, other_width in places[:number]:
+            is_beside = left + width <= other_left or other_left + other_width <= left
+            assert is_beside or abs(down - other_down) >= 20
+
+
 def test_curve_without_a_twin_draws_none() -> None:
     # Mutant: a square at nought.
     assert len(curve_figure(CURVE, {0.9: "now"}, None).data) == 2

@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from core.figures.theme import EARLY_EXIT, KIND_SYMBOLS, STATIC, drawn, interval
 from core.metrics import Rate
 
-# Room that words take, in pixels, and about how many a percent of cost has in a wide window.
+# In pixels, about: the room that words take, a percent of cost in a wide window, the figure and the plot in it.
 _LINE, _LETTER, _PERCENT = 26, 7, 7
-_HEIGHT = 420
+_HEIGHT, _PLOT_HEIGHT = 420, 294
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,13 @@ def _words(points: pd.DataFrame, texts: Sequence[str]) -> list[dict[str, object]
     """Words below and to the right of each point, where the curve never runs, each as high as there is room."""
     words: list[dict[str, object]] = []
     taken: list[tuple[float, float, float]] = []  # left end, right end and depth below 100 %, all in pixels
-    height = 0.7 * _HEIGHT / max(100 * float(points.high.max() - points.low.min()), 1) if len(points) else 0.0
+    percent_high = _PLOT_HEIGHT / max(100 * float(points.high.max() - points.low.min()), 1) if len(points) else 0.0
     for row, text in reversed(list(zip(points.to_dict("records"), texts, strict=True))):
-        cost, to_right = 100 * row["cost"], 100 * row["cost"] < 75  # near the right edge there is room on the left only
+        cost = 100 * row["cost"]
+        to_right = cost < 75  # near the right edge there is room on the left only
         left = cost * _PERCENT + (30 if to_right else -30 - _LETTER * len(text))
         right, down = left + _LETTER * len(text), 36
-        depth = height * 100 * (1 - row["accuracy"])
+        depth = percent_high * 100 * (1 - row["accuracy"])
         while any(left < end and start < right and abs(depth + down - at) < _LINE for start, end, at in taken):
             down += _LINE // 2
         taken.append((left, right, depth + down))
