@@ -84,6 +84,17 @@ def test_the_screen_says_where_and_how_wide(monkeypatch):
     assert device_words(CUDA) == "Some Accelerator (cuda), searches in bfloat16"
 
 
+@pytest.mark.parametrize(
+    ("units", "said"),
+    [(("amx_bf16", "avx512_bf16"), "AVX512 AMX"), (("avx512_bf16",), "AVX512 BF16"), ((), "AVX512")],
+)
+def test_facts_name_what_multiplies_sixteen_bits(units, said, monkeypatch):
+    """Mutant: the width of the registers alone, under which machines of threefold speed have one name."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(units, True) | {"avx2": True})
+    assert machine.machine_facts()["instructions"] == said
+
+
 class Pretended(TorchFunctionMode):
     """Makes believe that some tensors are on a CUDA device: whatever mixes them with others is an error.
 
