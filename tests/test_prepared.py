@@ -278,29 +278,26 @@ def test_a_result_says_how_wide_its_search_was(precision):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.data("cifar10:test")
 @pytest.mark.parametrize("objective", ["final", "taken"])
 def test_prepared_search_finds_the_same_verdicts_where_an_attack_succeeds_half_the_time(objective):
     """Mutant: steps cut short on the way, or a gradient of another exit: fewer images fall, or others do."""
     model, card = load_model("cifar10-resnet56-early-exit")
-    images = open_image_set("cifar10:test:0-127")
+    # Of 256 images the mean cost moves by 0.007 by chance, in 16 bits from one kind of processor to the next.
+    images = open_image_set("cifar10:test:0-1023")
     spec = LinfAttack(epsilon=0.5 / 255, step_size=0.125 / 255, objective=objective)
-    answers = {}
+    wrong, costs = [], []
     # In 16 bits where a search would be made so here: without the processor's own they take minutes.
-    for precision in sorted({None, "float32", search_precision(torch.device("cpu"))}, key=str):
-        search = prepared(model, precision) if precision else None
+    precisions = sorted({"float32", search_precision(torch.device("cpu"))})
+    for search in (None, *(prepared(model, precision) for precision in precisions)):
         result = attack(model, images.pixels(), images.labels, spec, ExitPolicy(0.9), search=search, watch="nothing")
         assert 0.3 < result.success_rate(ExitPolicy(0.9)).value < 0.8
-        costs = decide(result.adversarial_logits, ExitPolicy(0.9)).costs(card.exit_costs)
-        answers[precision] = (SUCCESS_RULES[spec.success_rule].succeeded(result.case(ExitPolicy(0.9))), costs)
-    wrong, costs = answers.pop(None)
-    for precision, (wrong_too, costs_too) in answers.items():
-        assert (wrong == wrong_too).double().mean() >= 0.98
-        change = costs_too - costs
-        # In 16 bits a few images leave one exit earlier or later, as many of the one as of the other: 0.0015 of 1,024
-        # images, but up to 0.013 of 256 of them.
-        by_chance = 0.0 if precision == "float32" else 2 * change.std().item() / len(change) ** 0.5
-        assert abs(change.mean().item()) < 0.01 + by_chance
+        wrong.append(SUCCESS_RULES[spec.success_rule].succeeded(result.case(ExitPolicy(0.9))))
+        costs.append(decide(result.adversarial_logits, ExitPolicy(0.9)).costs(card.exit_costs).mean().item())
+    for number in range(1, len(wrong)):
+        assert (wrong[0] == wrong[number]).double().mean() >= 0.98
+        assert costs[number] == pytest.approx(costs[0], abs=0.01)
 
 
 def test_a_trace_leaves_what_other_threads_run_alone() -> None:

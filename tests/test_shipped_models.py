@@ -70,13 +70,10 @@ def test_one_percent_of_accuracy_buys_half_of_the_cost() -> None:
 
 @pytest.mark.slow
 @pytest.mark.data("cifar10:test")
-@pytest.mark.parametrize("name", [name for name in list_models() if name not in SHARED])
+@pytest.mark.parametrize("name", list_models())
 def test_card_agrees_with_a_new_measurement(name: str) -> None:
     # Mutant: any change of the network, the loading or the normalisation.
-    card = load_card(name)
-    assert verify(name, open_image_set(card.test_set)).agrees
-    if card.shares:  # its final exit is that network, so this was a measurement of both
-        assert load_card(card.shares).test[-1] == card.test[-1]
+    assert verify(name, open_image_set(load_card(name).test_set)).agrees
 
 
 @pytest.mark.parametrize(("static", "every_exit"), SHARED.items())

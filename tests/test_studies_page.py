@@ -184,5 +184,10 @@ def test_studies_that_ship_come_in_the_order_of_their_claims(tmp_path: Path, mon
     # Mutants: by folder; those without a claim first.
     monkeypatch.setenv("EXITLENS_STUDIES", str(tmp_path))
     names = list(study_cache.studies()[0])
-    assert names[:2] == ["Who fools whom", "From which exit it carries furthest"]
-    assert names.index("What making an example takes") < names.index("Where exits stand")
+    assert names[:4] == [
+        "Who fools whom",
+        "From which exit it carries furthest",
+        "What attacks on accuracy do to cost",
+        "What making an example takes",
+    ]
+    assert names.index("Where exits stand") >= 4
