@@ -43,7 +43,7 @@ def cards(shown: list[Card], per_row: int = 3) -> None:
     """Facts side by side, so many in a row."""
     with st.container(key="story-cards"):
         columns = [column for _ in range(0, len(shown), per_row) for column in st.columns(min(per_row, len(shown)))]
-        for column, card in zip(columns, shown, strict=False):
+        for column, card in zip(columns[: len(shown)], shown, strict=True):
             with column, st.container(border=True, height="stretch"):
                 lines = (f":gray[{card.head}]", f"**{card.fact}**", f":gray[{card.foot}]")
                 st.markdown(unbroken("  \n".join(lines)))
@@ -119,7 +119,7 @@ def tiles(image_set: ImageSet, own: pd.DataFrame) -> None:
         own: Decisions on the network, one row for each of them.
     """
     names = image_set.class_names
-    shown = list(zip(image_set.pixels()[:MOST_TILES], own.itertuples(), strict=False))
+    shown = list(zip(image_set.pixels()[:MOST_TILES], own.head(MOST_TILES).itertuples(), strict=True))
     with st.grid(min_column_width=TILE_WIDTH + 16, gap="small", key="story-tiles"):
         for number, (pixels, row) in enumerate(shown):
             is_fooled = row.succeeded and row.attackable
