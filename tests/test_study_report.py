@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser
 from toy_study import EARLY, STATIC, STUDY, run_toys, write_project
 
+from core.figures.studies import lines_figure
 from core.study.charts import Offered, Setting, charts, offered
 from core.study.claims import first_policy, interval_words
 from core.study.report import command_of, report_html
@@ -201,3 +202,15 @@ def test_report_opens_offline_in_a_browser(browser: Browser, study_folder: Path,
     assert page.locator(".plotly-graph-div .main-svg").count() >= 9
     assert page.locator("h1").inner_text() == "Toys & <others>"
     assert [url for url in problems if not url.startswith(("data:", "blob:"))] == []
+
+
+def test_lines_alike_in_kind_and_architecture_differ_in_their_markers() -> None:
+    # Mutant: every target of one source drawn the same.
+    lines = pd.DataFrame(
+        {"line": ["a → b", "a → c", "d → b"], "source": ["a", "a", "d"], "architecture": ["x", "x", "y"]}
+    )
+    rows = lines.assign(epsilon=1.0, value=0.5, low=0.4, high=0.6, words="")
+    kinds = dict.fromkeys(("a", "d"), "early-exit")
+    drawn = lines_figure(rows, x="epsilon", x_title="", y_title="", kinds=kinds).data
+    looks = [(line.line.dash, line.marker.symbol) for line in drawn]
+    assert looks == [("solid", "circle"), ("solid", "circle-open"), ("dash", "circle")]

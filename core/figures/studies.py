@@ -1,5 +1,6 @@
 """What a study found: rates and costs over epsilon, over the exit attacked and over the threshold, one line a pair."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import Any
@@ -20,6 +21,7 @@ from core.figures.theme import (
 
 NAME_WIDTH = 20  # letters: on a phone they share the width with the intervals
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_FILLINGS = ("", "-open", "-cross-open", "-dot", "-x-open")
 _COLOURS = {"static": STATIC, "early-exit": EARLY_EXIT}
 _RATE_AXIS = {**PERCENT_TICKS, "range": [-4, 104], "zeroline": False}
 
@@ -37,6 +39,8 @@ def lines_figure(
 ) -> go.Figure:
     """Lines with intervals: colour and marker say on which kind an example was made, the dash on which architecture.
 
+    What fills the markers tells apart the lines that are alike in all of that, such as targets of one source.
+
     Args:
         rows: With ``x``, ``line`` (what stands in the legend), ``source``, ``architecture``, ``value``, ``low``,
             ``high`` and ``words`` (under the pointer); values are fractions.
@@ -53,8 +57,11 @@ def lines_figure(
     across = {"title": x_title, "showgrid": False, "zeroline": False, **({"type": "category"} if as_category else {})}
     figure = bare_figure(layout={"xaxis": across, "yaxis": whole if of_whole else fitted})
     known = list(architectures) or list(dict.fromkeys(rows.architecture))
+    num_alike = Counter[tuple[str, str]]()
     for name, line in rows.groupby("line", sort=False):
-        kind = kinds[line.source.iloc[0]]
+        kind, architecture = kinds[line.source.iloc[0]], str(line.architecture.iloc[0])
+        filling = _FILLINGS[num_alike[kind, architecture] % len(_FILLINGS)]
+        num_alike[kind, architecture] += 1
         figure.add_trace(
             go.Scatter(
                 x=line[x],
@@ -63,8 +70,8 @@ def lines_figure(
                 mode="lines+markers",
                 name=str(name),
                 showlegend=True,
-                line={"color": _COLOURS[kind], "dash": _DASHES[known.index(line.architecture.iloc[0]) % len(_DASHES)]},
-                marker={"symbol": KIND_SYMBOLS[kind], "size": 9, "color": _COLOURS[kind]},
+                line={"color": _COLOURS[kind], "dash": _DASHES[known.index(architecture) % len(_DASHES)]},
+                marker={"symbol": KIND_SYMBOLS[kind] + filling, "size": 9, "color": _COLOURS[kind]},
                 hovertext=line.words,
                 hovertemplate="%{hovertext}<extra></extra>",
             )
