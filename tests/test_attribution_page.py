@@ -288,6 +288,6 @@ def test_lab_shows_saliency_by_the_same_function(monkeypatch: pytest.MonkeyPatch
         return attribute(model, images, spec, **kwargs)
 
     monkeypatch.setattr("ui.cache.attribute", seen)
-    test = finished(opened("attack_lab", **QUERY), lambda page: bool(page.metric))
+    test = finished(opened("attack_lab", close_up="what each exit looked at", **QUERY), lambda page: bool(page.metric))
     assert asked == [AttributionSpec()] and "saliency" in charts(test) and not test.exception
     st.cache_data.clear()

@@ -26,7 +26,7 @@ def test_lab_opened_cold_by_its_link_attacks_the_samples() -> None:
     # Mutant: a lab that waits for a click never gets metrics.
     test = finished(opened("attack_lab"), has_metrics)
     assert not test.exception and not test.error
-    assert len(test.get("plotly_chart")) == (7 if len(list_models()) > 1 else 5)
+    assert len(test.get("plotly_chart")) == (4 if len(list_models()) > 1 else 2)
     assert any("cifar10:samples:0-7" in caption.value and "n = 8" in caption.value for caption in test.caption)
 
 
@@ -200,11 +200,25 @@ def test_a_link_to_a_run_on_every_model_opens_with_that_run() -> None:
 
 def test_attack_is_replayed_step_by_step() -> None:
     # Mutant: the last step's picture at every step.
-    test = finished(opened("attack_lab", images="0"), has_metrics)
+    test = finished(opened("attack_lab", images="0", close_up="step by step"), has_metrics)
     charts = len(test.get("plotly_chart"))
     first = test.slider(key="replay").set_value(0).run()
     assert any("step 0 of 10: " in str(image.proto) for image in first.get("image"))
     assert len(first.get("plotly_chart")) == charts and not first.exception
+
+
+def test_the_close_up_draws_the_view_in_sight_alone() -> None:
+    # Mutant: all views drawn at every threshold.
+    shown = {
+        "every exit": {"figure-confidence-early-exit", "figure-confidence-static"},
+        "step by step": {"figure-steps", "figure-replay-confidence"},
+        "what each exit looked at": {"figure-saliency"},
+    }
+    test = finished(opened("attack_lab", images="0"), has_metrics)
+    for view, keys in shown.items():
+        test.segmented_control(key="close_up").set_value(view).run()
+        assert {each.key for each in test.get("plotly_chart")} & set().union(*shown.values()) == keys
+        assert not test.exception
 
 
 def test_ladder_finds_the_smallest_epsilon_of_each_image() -> None:

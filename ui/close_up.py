@@ -1,4 +1,4 @@
-"""One image in close-up: pictures, every exit before and after, the attack replayed, saliency, who else is fooled."""
+"""One image in close-up: pictures, who else is fooled, and views of every exit, of every step and of saliency."""
 
 import numpy as np
 import pandas as pd
@@ -18,11 +18,15 @@ from ui.panels import figure_panel
 from ui.pictures import as_bytes
 
 PERTURBATION_GAIN = 10
+VIEWS = (EVERY_EXIT, STEP_BY_STEP, LOOKED_AT) = ("every exit", "step by step", "what each exit looked at")
 MAX_REPLAYED = 40  # steps: a longer attack would keep the page waiting for one picture
 
 
+@st.fragment
 def close_up(experiment: Experiment, setting: Setting, own: pd.DataFrame, smallest: pd.DataFrame | None) -> None:
-    """One image: pictures, the central chart, its twin beside it, the trajectory and the saliency maps.
+    """One image: pictures, and one of three views of it; choosing another image or view draws nothing else again.
+
+    Only the view in sight is drawn, as a moved threshold would wait for all of them.
 
     Args:
         experiment: What was done.
@@ -45,13 +49,31 @@ def close_up(experiment: Experiment, setting: Setting, own: pd.DataFrame, smalle
     )
     st.markdown(f"**{before} → {after}** · true class {class_names[row.label]}{_smallest_words(smallest, position)}")
     what_it_took(experiment, row)
+    view = bound.choose(
+        st.segmented_control,
+        "View of the image",
+        VIEWS,
+        default=EVERY_EXIT,
+        required=True,
+        key="close_up",
+        label_visibility="collapsed",
+    )
+    if view == STEP_BY_STEP:
+        _trajectory(experiment, setting, position)
+    elif view == LOOKED_AT:
+        _saliency(experiment, position)
+    else:
+        _every_exit(experiment, setting, position)
+
+
+def _every_exit(experiment: Experiment, setting: Setting, position: int) -> None:
+    """The central chart, and beside it the twin under the same attack."""
+    name = experiment.spec.model
     others = [source for source in experiment.results if source != name]
     columns = st.columns([3, 2] if others else 1)
     for column, target in zip(columns, [name, *others], strict=True):
         with column:
             confidence_panel(experiment, setting, target, position)
-    _trajectory(experiment, setting, position)
-    _saliency(experiment, position)
 
 
 def _smallest_words(smallest: pd.DataFrame | None, position: int) -> str:
@@ -231,7 +253,6 @@ def _who_else(experiment: Experiment, setting: Setting, position: int) -> None:
 
 
 def _saliency(experiment: Experiment, position: int) -> None:
-    st.markdown("**What each exit looked at**")
     name = experiment.spec.model
     figure_panel(
         cache.saliency_chart(experiment.spec, name, position, experiment),

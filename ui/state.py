@@ -46,6 +46,7 @@ LINK = (
     "seed",
     "made_at",
     "detail",
+    "close_up",
     "everyone",
     "measured_on",
     "reliability_exit",
