@@ -179,13 +179,22 @@ def test_presenter_tells_the_story_by_keyboard_alone(browser: Browser, server: s
 
 
 def test_a_filter_redraws_the_tiles_and_a_tile_or_surprise_the_whole_page(server: str, browser: Browser) -> None:
-    # Mutants: a fragment that keeps what was picked to itself; one that never asks for the page.
+    # Mutants: a fragment that keeps what was picked to itself; one that never asks for the page; a tile that only ticks
+    # itself; one that Tab does not reach; tiles that are made anew, and the focus lost, at every tick.
     page, problems = visit(browser, f"{server}/attack_lab")
     settled(page)
     picked = page.get_by_role("textbox", name="Picked images, by official index")
     page.get_by_text("8 cat").click()
     expect(picked).to_have_value("0-8")
     expect(page.get_by_text("controls have changed")).to_be_visible()
+    settled(page)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    expect(picked).to_have_value("0-9")
+    settled(page)
+    page.keyboard.press("Space")
+    expect(picked).to_have_value("0-8")
+    assert page.get_by_role("checkbox", name="8 cat").is_checked()
     pick(page, "Class", "ship")
     expect(page.get_by_text("20 of 20 images match")).to_be_hidden()
     expect(picked).to_have_value("0-8")

@@ -1,7 +1,9 @@
 """Pages opened cold and used, without a browser: what stands on them, and what a widget changes."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from every_page import finished, fresh_caches, has_metrics, metrics, opened
@@ -130,20 +132,30 @@ def test_a_static_model_says_why_nothing_shifts() -> None:
     assert any("one exit" in info.value for info in test.info)
 
 
+def tiles(test: AppTest) -> list[dict[str, Any]]:
+    """What the tiles on screen were told to show."""
+    found = next(each for each in test.get("bidi_component") if each.key == "tiles")
+    shown: list[dict[str, Any]] = json.loads(found.proto.json)["tiles"]
+    return shown
+
+
 def test_filters_show_only_what_they_say() -> None:
     # Mutant: a filter that is drawn but not applied shows all 20 tiles.
     test = finished(opened("attack_lab"), has_metrics)
     test.selectbox(key="filter_class").set_value("frog").run()
-    tiles = [box.label for box in test.checkbox if box.key and box.key.startswith("pick-")]
-    assert tiles == ["4 frog", "5 frog", "7 frog", "19 frog"]
+    assert [tile["name"] for tile in tiles(test)] == ["4 frog", "5 frog", "7 frog", "19 frog"]
 
 
-def test_ticking_a_tile_changes_the_picked_line() -> None:
-    # Mutant: a checkbox that only remembers itself.
-    test = finished(opened("attack_lab"), has_metrics)
-    test.checkbox(key="pick-2").uncheck().run()
-    assert test.text_input(key="images").value == "0-1,3-7"
-    assert any("controls have changed" in caption.value for caption in test.caption)
+def test_tiles_say_what_they_show_and_which_are_picked() -> None:
+    # Mutants: the tick of another tile; the exit of another threshold; a picture without words.
+    test = finished(opened("attack_lab", images="0,2"), has_metrics)
+    shown = tiles(test)
+    assert [tile["index"] for tile in shown if tile["is_picked"]] == [0, 2]
+    assert shown[0]["alt"] == f"Image 0, cat; the model is right at {shown[0]['caption'].removeprefix('● ')}"
+    assert all(tile["picture"].startswith("data:image/png;base64,") for tile in shown)
+    assert len({tile["picture"] for tile in shown}) == 20
+    test.sidebar.slider(key="threshold").set_value(0.5).run()
+    assert [tile["caption"] for tile in tiles(test)] != [tile["caption"] for tile in shown]
 
 
 def test_runs_of_the_session_come_back_as_chips_and_by_undo() -> None:

@@ -1,7 +1,6 @@
 """Picking images: filters, tiles, and the line of official indices that is the selection."""
 
 import random
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,9 @@ from core.exits import decide
 from core.figures.theme import exit_names
 from ui import cache
 from ui.controls import Setting, glyph_label
+from ui.pictures import data_url
 from ui.state import run_state
+from ui.tiles import Tile, tiles
 from ui.words import meaning
 
 MAX_IMAGES = 256
@@ -143,45 +144,28 @@ def _tiles(matching: pd.DataFrame, whole: ImageSet, picked: list[int]) -> None:
     num_pages = -(-len(matching) // TILES_PER_PAGE)
     page = st.pagination(num_pages, key="tile_page") if num_pages > 1 else 1
     shown = matching.iloc[(page - 1) * TILES_PER_PAGE : page * TILES_PER_PAGE]
-    with (
-        st.container(height=TILES_HEIGHT, border=False, key="tiles-window"),
-        st.grid(min_column_width=104, gap="small", key="tiles"),
-    ):
-        for tile in (Tile(*row) for row in shown.itertuples(index=False)):
-            index = tile.image_index
-            with st.container(key=f"tile-{index}"):
-                answer = "right" if tile.right else f"answers {tile.answer}"
-                st.image(
-                    _picture(whole.images[tile.row]),
-                    width=96,
-                    alt=f"Image {index}, {tile.class_name}; the model is {answer} at {tile.exit_name}",
-                )
-                st.session_state[f"pick-{index}"] = index in picked
-                st.checkbox(f"{index} {tile.class_name}", key=f"pick-{index}", on_change=_toggle, args=(index, picked))
-                st.caption(
-                    f"{'●' if tile.right else '○'} {tile.exit_name}" + ("" if tile.right else f": {tile.answer}")
-                )
+    pictures = _pictures(whole.name, tuple(shown.row), whole)
+    offered = []
+    for row, picture in zip(shown.to_dict("records"), pictures, strict=True):
+        index, name, leaves_at, answer = (row[key] for key in ("image_index", "class_name", "exit_name", "answer"))
+        verdict = "is right" if row["right"] else f"answers {answer}"
+        offered.append(
+            Tile(
+                index=index,
+                picture=picture,
+                alt=f"Image {index}, {name}; the model {verdict} at {leaves_at}",
+                name=f"{index} {name}",
+                caption=f"● {leaves_at}" if row["right"] else f"○ {leaves_at}: {answer}",
+                is_picked=index in picked,
+            )
+        )
+    tiles(offered, key="tiles", height=TILES_HEIGHT, on_toggle=lambda index: _toggle(index, picked))
 
 
-@dataclass(frozen=True)
-class Tile:
-    """One image offered for picking, and what the model makes of it.
-
-    Attributes:
-        image_index: Official index.
-        row: In the image set.
-        class_name: True class.
-        answer: Class answered under the policy.
-        right: Whether that is the true class.
-        exit_name: Where it leaves.
-    """
-
-    image_index: int
-    row: int
-    class_name: str
-    answer: str
-    right: bool
-    exit_name: str
+@st.cache_data(max_entries=256, show_spinner=False)
+def _pictures(set_name: str, rows: tuple[int, ...], _whole: ImageSet) -> list[str]:
+    """Addresses that hold the pictures in some rows of an image set."""
+    return [data_url(_whole.images[row] / 255) for row in rows]
 
 
 def _toggle(index: int, picked: list[int]) -> None:
@@ -200,7 +184,3 @@ def _surprise(candidates: list[int]) -> None:
         st.session_state["images"] = selection_text(sorted(chosen))
         st.session_state["surprises"] = st.session_state.get("surprises", 0) + 1
         run_state().wants_run = True
-
-
-def _picture(image: torch.Tensor) -> np.ndarray:
-    return image.permute(1, 2, 0).numpy()
