@@ -1,5 +1,6 @@
 """Starts the dashboard, with all that every page needs imported before the first one is asked for."""
 
+import gc
 import sys
 from importlib import import_module
 
@@ -15,6 +16,7 @@ def main() -> None:
     # wait for each other; Python then lets one see a half-made module, and its page ends with an ImportError.
     for name in SLOW_IMPORTS:
         import_module(name)
+    gc.freeze()  # they stay anyway, and a full collection that walks them holds up a page for 0.1 s, now and then
     sys.argv = ["streamlit", "run", "app.py", *sys.argv[1:]]
     cli.main()
 

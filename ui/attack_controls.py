@@ -299,13 +299,14 @@ def _fitted_on(card: ModelCard) -> str:
 
 def _made_at() -> ExitPolicy:
     made_at = bound.number(
-        st.columns(4)[0].number_input,
+        st.number_input,
         "Threshold while attacking",
         0.0,
         1.0,
         0.9,
         0.01,
         key="made_at",
+        width=240,
         help=meaning(
             "threshold",
             "made at",
