@@ -40,6 +40,7 @@ UNUSABLE = [
     ("attack_lab", {"random_start": "perhaps"}, "Random start `perhaps`"),
     ("attack_lab", {"attack": "Corruption", "severity": "9"}, "Severity `9`"),
     ("confidence", {"detail": "99"}, "Image `99`"),
+    ("attack_lab", {"close_up": "from afar"}, "View of the image `from afar`"),
     ("transfer", {"sources": "nobody"}, "Made on `nobody`"),
     ("transfer", {"counted": "some"}, "Counted images `some`"),
     ("attribution", {"methods": "Tea leaves"}, "Methods `Tea leaves`"),

@@ -76,6 +76,12 @@ def forget_refused(page: str) -> None:
         st.session_state["refused"].clear()
 
 
+def whole_page_if_refused() -> None:
+    """For bound controls in a fragment: what is said of a link stands outside it, and is to go once somebody chose."""
+    if st.session_state["refused"]:
+        st.rerun()
+
+
 def refused_words() -> str:
     """What links asked for in vain and nobody has chosen otherwise since; once all controls are drawn."""
     refused = st.session_state["refused"]

@@ -56,6 +56,7 @@ def close_up(experiment: Experiment, setting: Setting, own: pd.DataFrame, smalle
         default=EVERY_EXIT,
         required=True,
         key="close_up",
+        on_change=bound.whole_page_if_refused,
         label_visibility="collapsed",
     )
     if view == STEP_BY_STEP:
@@ -105,7 +106,14 @@ def chosen_image(experiment: Experiment, own: pd.DataFrame) -> int:
     if st.session_state.get("detail") not in indices:
         st.session_state.pop("detail", None)
     index = bound.choose(
-        st.selectbox, "Image", indices, format_func=in_words, index=_most_telling(own), key="detail", persist_state=None
+        st.selectbox,
+        "Image",
+        indices,
+        format_func=in_words,
+        index=_most_telling(own),
+        key="detail",
+        persist_state=None,
+        on_change=bound.whole_page_if_refused,
     )
     return indices.index(index)
 
