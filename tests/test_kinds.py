@@ -29,6 +29,7 @@ from core.corruptions import CORRUPTIONS
 from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy, decide
 from core.experiment import ExperimentSpec
+from core.models.prepared import prepared
 
 POLICY = ExitPolicy(0.7)
 SPECS: dict[str, AttackSpec] = {
@@ -116,6 +117,19 @@ def test_the_record_begins_where_the_attack_does_and_ends_with_the_stored_images
         assert torch.allclose(step.confidence, logits.softmax(-1).amax(-1), rtol=0, atol=near)
         assert torch.equal(step.exit_taken, decide(logits, POLICY).computed_exit)
     assert all(torch.isfinite(step.loss).all() for step in result.steps)
+
+
+@EACH
+def test_what_exits_say_of_clean_images_is_not_the_search_s_to_say(spec):
+    """Mutant: the start as the search saw it: at 0.90 an image left at Exit 6 here and at the final exit there."""
+    model, images, labels = toy_model(), toy_images(9), labels_of(9)
+    search = prepared(model, "float32")
+    start = attack(model, images, labels, spec, POLICY, search=search).steps[0]
+    clean = model(images).softmax(-1)
+    confidence, predicted = clean.max(-1)
+    said = (start.confidence, start.predicted, start.true_probability)
+    own = (confidence, predicted, clean[torch.arange(9), :, labels])
+    assert all(torch.equal(one, other) for one, other in zip(said, own, strict=True)) == spec.starts_at_image
 
 
 @EACH

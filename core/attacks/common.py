@@ -47,6 +47,11 @@ class AttackKind:
         return False
 
     @property
+    def starts_at_image(self) -> bool:
+        """Whether the record of its start is one of the clean images."""
+        return True
+
+    @property
     def is_bounded(self) -> bool:
         """Whether ``epsilon`` says how far it may go."""
         return True

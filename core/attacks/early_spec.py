@@ -143,6 +143,11 @@ class PublishedEarlyAttack(AttackKind):
                 )
 
     @property
+    def starts_at_image(self) -> bool:
+        """Whether the record of its start is one of the clean images."""
+        return self.start == "image"
+
+    @property
     def search_precision(self) -> Precision | None:
         """Number format that its search needs: exact, as what it does next hangs on verdicts on the way."""
         return "float32"

@@ -31,7 +31,7 @@ from core.attacks.spec import (
     UniversalAttack,
     WorstCaseAttack,
 )
-from core.attacks.steps import Step, Steps, observe
+from core.attacks.steps import Step, Steps, observe, seen_in_full
 from core.attacks.success import SUCCESS_RULES, Case
 from core.attacks.universal import fitted_steps, universal_loss
 from core.attacks.worst_case import worst_case_steps
@@ -125,7 +125,8 @@ class AttackResult:
         clean_logits: (N, K, C) float32 forward pass.
         adversarial_logits: (N, K, C) of the stored adversarial images: the truth.
         steps: Records, ``num_steps + 1`` of an attack by steps: the start first, the stored images last. That one
-            alone where nothing was watched on the way.
+            alone where nothing was watched on the way. What exits say of clean and of stored images is float32's
+            answer, in between that of the search.
         seconds: Wall-clock.
         precision: Number format of the gradients; every verdict is float32.
     """
@@ -241,6 +242,8 @@ def attack(
             clean_logits = model(batch)
         adversarial, steps = run(searched, batch, batch_labels, applied, policy, clean_logits, on_step)
         steps = [] if watch == "nothing" else [fill_records(step, model.num_exits, policy) for step in steps]
+        if steps and spec.starts_at_image:
+            steps[0] = seen_in_full(steps[0], clean_logits, batch_labels, policy)
         perturbations = store_perturbations(batch, adversarial, spec.epsilon, spec.norm)
         with torch.no_grad():
             logits = model(apply_perturbations(batch, perturbations))

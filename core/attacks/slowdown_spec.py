@@ -49,6 +49,11 @@ class SlowdownAttack(AttackKind):
         return True
 
     @property
+    def starts_at_image(self) -> bool:
+        """Whether the record of its start is one of the clean images."""
+        return not self.random_start
+
+    @property
     def start_radius(self) -> float:
         """How far from the image a random start may lie."""
         return min(self.step_size, self.epsilon)

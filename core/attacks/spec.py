@@ -114,6 +114,11 @@ class StepAttack(AttackKind):
         return self.objective != "max-average"
 
     @property
+    def starts_at_image(self) -> bool:
+        """Whether the record of its start is one of the clean images."""
+        return not self.random_start
+
+    @property
     def start_radius(self) -> float:
         """How far from the image a random start may lie: anywhere in the ball."""
         return self.epsilon

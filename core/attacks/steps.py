@@ -1,8 +1,9 @@
 """What an attack remembers of its way: one record per step."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor
 
 from core.exits import ExitPolicy, decide
@@ -17,7 +18,7 @@ class Step:
         predicted: Class predicted by every exit, (N, K).
         confidence: Confidence of every exit, (N, K).
         true_probability: Probability that every exit gives to the true class, (N, K).
-        exit_taken: Computed exit under the policy of the attack, (N,).
+        exit_taken: Computed exit under the policy of the attack, (N,), as the search saw it.
     """
 
     loss: Tensor
@@ -40,6 +41,21 @@ def observe(logits: Tensor, labels: Tensor, loss: Tensor, policy: ExitPolicy) ->
     true_probability = probabilities.gather(2, index)[..., 0]
     taken = decide(logits, policy).computed_exit
     return Step(loss, predicted, confidence, true_probability, taken)
+
+
+def seen_in_full(step: Step, logits: Tensor, labels: Tensor, policy: ExitPolicy) -> Step:
+    """A record in which exits say what logits (N, K, C) of full precision say, where they say anything.
+
+    The search may have seen 0.8999 where the model itself says 0.9000, and the picture of the attack would begin at
+    another exit than the clean image leaves at. Loss and exit taken stay: they are what the search went by.
+    """
+    seen = observe(logits, labels, step.loss, policy)
+    was_computed = ~step.confidence.isnan()
+    said = {
+        name: torch.where(was_computed, getattr(seen, name), getattr(step, name))
+        for name in ("predicted", "confidence", "true_probability")
+    }
+    return replace(step, **said)
 
 
 def with_rows(old: Step, rows: Tensor, new: Step, chosen: Tensor | slice) -> Step:
