@@ -11,7 +11,7 @@ import pytest
 
 from core.figures import theme
 from core.figures.attribution import MapRow, maps_figure
-from core.figures.confidence import confidence_figure
+from core.figures.confidence import BesideIt, confidence_figure
 from core.figures.ladder import ladder_figure
 from core.figures.shift import shift_figure
 from core.figures.steps import steps_figure
@@ -256,6 +256,29 @@ def test_threshold_is_drawn_where_there_is_one_to_reach() -> None:
     static = confidence_figure(rows, 0.9, {"clean": 0, "adversarial": 0}, CLASSES)
     assert not static.layout.shapes
     assert not any("threshold" in note.text for note in static.layout.annotations)
+
+
+def test_a_twin_stands_beside_on_the_same_scale_with_its_own_exits() -> None:
+    # Mutants: the twin's exits under the other model's names; a threshold over a static twin, or none over a twin with
+    # early exits; a curve from one model to the other; the legend twice.
+    static = pd.concat([exit_rows("clean", [0], [0.9]), exit_rows("adversarial", [1], [0.8])])
+    early = pd.concat([ADVERSARIAL_ROWS, CLEAN_ROWS])
+    at_static = {"clean": 0, "adversarial": 0}
+    figure = confidence_figure(early, 0.9, EXITS_TAKEN, CLASSES, BesideIt(static, at_static, "■"))
+    places = ["Exit 1", "Exit 2", "Exit 3", "Final", "■ Final"]
+    assert list(figure.layout.xaxis.categoryarray) == places and list(figure.layout.xaxis.range) == [-0.6, 4.6]
+    assert [trace.name for trace in figure.data if trace.name] == ["clean", "adversarial"]
+    twin = [trace for trace in figure.data if set(trace.x) == {"■ Final"}]
+    assert [(trace.y, trace.marker.symbol) for trace in twin] == [((0.9,), ("circle",))] * 2 + [
+        ((0.8,), ("diamond-open",))
+    ] * 2
+    assert not any({"Final", "■ Final"} <= set(trace.x) for trace in figure.data)
+    threshold, boundary = figure.layout.shapes
+    assert (threshold.x0, threshold.x1, boundary.x0, boundary.x1) == (-0.6, 3.5, 3.5, 3.5)
+    assert [note.text for note in figure.layout.annotations if note.x == "■ Final"] == ["cat", "dog"]
+    swapped = confidence_figure(static, 0.9, at_static, CLASSES, BesideIt(early, EXITS_TAKEN, "●"))
+    assert list(swapped.layout.xaxis.categoryarray) == ["Final", "● Exit 1", "● Exit 2", "● Exit 3", "● Final"]
+    assert [(line.x0, line.x1) for line in swapped.layout.shapes if line.y0 == 0.9] == [(0.5, 4.6)]
 
 
 def test_states_differ_in_dash_and_shape_as_well_as_colour_and_stand_in_the_legend() -> None:

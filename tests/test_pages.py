@@ -28,7 +28,7 @@ def test_lab_opened_cold_by_its_link_attacks_the_samples() -> None:
     # Mutant: a lab that waits for a click never gets metrics.
     test = finished(opened("attack_lab"), has_metrics)
     assert not test.exception and not test.error
-    assert len(test.get("plotly_chart")) == (4 if len(list_models()) > 1 else 2)
+    assert len(test.get("plotly_chart")) == (3 if len(list_models()) > 1 else 2)
     assert any("cifar10:samples:0-7" in caption.value and "n = 8" in caption.value for caption in test.caption)
 
 
@@ -222,7 +222,7 @@ def test_attack_is_replayed_step_by_step() -> None:
 def test_the_close_up_draws_the_view_in_sight_alone() -> None:
     # Mutant: all views drawn at every threshold.
     shown = {
-        "every exit": {"figure-confidence-early-exit", "figure-confidence-static"},
+        "every exit": {"figure-confidence-early-exit"},
         "step by step": {"figure-steps", "figure-replay-confidence"},
         "what each exit looked at": {"figure-saliency"},
     }

@@ -8,8 +8,8 @@ import torch
 from core.attacks.common import norm_of, reach_words
 from core.exits import decide_from_confidences
 from core.experiment import Experiment
-from core.figures import confidence_figure, steps_figure
-from core.figures.theme import exit_names
+from core.figures import BesideIt, confidence_figure, steps_figure
+from core.figures.theme import KIND_GLYPHS, exit_names
 from ui import bound, cache
 from ui.captions import made_words
 from ui.controls import Setting, glyph_label
@@ -68,13 +68,10 @@ def close_up(experiment: Experiment, setting: Setting, own: pd.DataFrame, smalle
 
 
 def _every_exit(experiment: Experiment, setting: Setting, position: int) -> None:
-    """The central chart, and beside it the twin under the same attack."""
+    """The central chart, and in it the twin under the same attack."""
     name = experiment.spec.model
-    others = [source for source in experiment.results if source != name]
-    columns = st.columns([3, 2] if others else 1)
-    for column, target in zip(columns, [name, *others], strict=True):
-        with column:
-            confidence_panel(experiment, setting, target, position)
+    twins = [source for source in experiment.results if source != name]
+    confidence_panel(experiment, setting, name, position, *twins)
 
 
 def _smallest_words(smallest: pd.DataFrame | None, position: int) -> str:
@@ -148,29 +145,52 @@ def pictures(
             st.image(as_bytes(picture), width=width, caption=f"{label}: {words}", alt=f"{label} image, {words}")
 
 
-def confidence_panel(experiment: Experiment, setting: Setting, target: str, position: int) -> None:
-    """How sure every exit of one model is of one image, before and after the attack on this very model."""
-    spec, card = experiment.spec, experiment.cards[target]
-    # The twin is shown under the same attack made on it, as a fair comparison; the strip above has the rest.
-    exits = cache.exits(spec, experiment)
+def confidence_panel(
+    experiment: Experiment, setting: Setting, target: str, position: int, twin: str | None = None
+) -> None:
+    """How sure every exit of one model is of one image, before and after the attack on this very model.
+
+    Args:
+        experiment: The experiment.
+        setting: The policy in force.
+        target: The model.
+        position: Of the image among its images.
+        twin: Shown beside it, under the same attack made on the twin: a fair comparison. What the very same
+            perturbation does to it, the strip of models says.
+    """
+    shown = {name: _answers_to_own_attack(experiment, setting, name, position) for name in (target, twin) if name}
+    card, class_names = experiment.cards[target], experiment.image_set.class_names
+    beside = BesideIt(*shown[twin][:2], KIND_GLYPHS[experiment.cards[twin].kind]) if twin else None
     image_id = experiment.image_set.image_ids[position]
-    rows = exits[(exits.source == target) & (exits.target == target) & (exits.image_id == image_id)]
-    decisions = cache.decisions(spec, setting.policy, experiment)
-    mine = decisions[(decisions.source == target) & (decisions.target == target)].iloc[position]
-    taken = {state: int(mine[f"{state}_answered_exit"]) for state in ("clean", "adversarial")}
-    class_names = experiment.image_set.class_names
-    names = exit_names(card.num_exits)
-    st.markdown(f"**{glyph_label(card)}**")
+    st.markdown("**" + "** and beside it **".join(glyph_label(experiment.cards[name]) for name in shown) + "**")
     figure_panel(
-        confidence_figure(rows, setting.policy.threshold, taken, class_names),
+        confidence_figure(shown[target][0], setting.policy.threshold, shown[target][1], class_names, beside),
         key=f"confidence-{card.kind}",
-        alt=f"Confidence at every exit of {card.label} for {image_id}: leaves at {names[taken['clean']]} as "
-        f"{class_names[mine.clean_prediction]} when clean, at {names[taken['adversarial']]} as "
-        f"{class_names[mine.adversarial_prediction]} when attacked.",
+        alt=f"Confidence at every exit for {image_id}. " + " ".join(words for _, _, words in shown.values()),
         caption=f"{image_id} · filled: right, hollow: wrong, faded: not computed when deployed. "
-        f"{made_words(experiment, setting.policy, target)}.",
-        table=rows,
+        f"{made_words(experiment, setting.policy, target)}"
+        + (f"; {glyph_label(experiment.cards[twin])} under the same attack made on it." if twin else "."),
+        table=pd.concat([rows for rows, _, _ in shown.values()]),
     )
+
+
+def _answers_to_own_attack(
+    experiment: Experiment, setting: Setting, name: str, position: int
+) -> tuple[pd.DataFrame, dict[str, int], str]:
+    """One image on a model under the attack made on it: rows of ``EXITS``, the exits that answer, and that in words."""
+    exits = cache.exits(experiment.spec, experiment)
+    image_id = experiment.image_set.image_ids[position]
+    rows = exits[(exits.source == name) & (exits.target == name) & (exits.image_id == image_id)]
+    decisions = cache.decisions(experiment.spec, setting.policy, experiment)
+    mine = decisions[(decisions.source == name) & (decisions.target == name)].iloc[position]
+    taken = {state: int(mine[f"{state}_answered_exit"]) for state in ("clean", "adversarial")}
+    class_names, card = experiment.image_set.class_names, experiment.cards[name]
+    names = exit_names(card.num_exits)
+    words = (
+        f"{card.label}: leaves at {names[taken['clean']]} as {class_names[mine.clean_prediction]} when clean, at "
+        f"{names[taken['adversarial']]} as {class_names[mine.adversarial_prediction]} when attacked."
+    )
+    return rows, taken, words
 
 
 def _trajectory(experiment: Experiment, setting: Setting, position: int) -> None:

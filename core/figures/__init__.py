@@ -5,7 +5,7 @@ from core.figures.attribution import MapRow, maps_figure
 from core.figures.belief import belief_figure
 from core.figures.calibration import calibration_figure, reliability_figure
 from core.figures.classes import top_classes_figure
-from core.figures.confidence import confidence_figure
+from core.figures.confidence import BesideIt, confidence_figure
 from core.figures.confusion import confusion_figure
 from core.figures.curve import StaticPoint, curve_figure
 from core.figures.directions import directions_figure
@@ -23,6 +23,7 @@ from core.figures.steps import exits_made_at_figure, steps_figure
 from core.figures.transfer import transfer_figure
 
 __all__ = [
+    "BesideIt",
     "Lane",
     "MapRow",
     "StaticPoint",
