@@ -670,11 +670,12 @@ def test_cancel_ends_the_attack_within_one_step():
 
 def test_images_shared_out_among_threads_come_back_in_their_order_and_the_same(monkeypatch):
     """Mutants: parts mixed up or cut short; a part left to the next thread; a thread that keeps all threads."""
-    seen: dict[int, set[int]] = {}
+    seen: dict[str, set[int]] = {}  # by name: the number of a thread that has ended is given to the next one
 
     class Watched(Counted):
         def forward(self, images: Tensor) -> Tensor:
-            seen.setdefault(threading.get_ident(), set()).update([len(images), -torch.get_num_threads()])
+            name = threading.current_thread().name
+            seen.setdefault(name, set()).update([len(images), -torch.get_num_threads()])
             return super().forward(images)
 
     monkeypatch.setattr("core.attacks.run.MIN_PIXELS", 1)  # toy images are not worth it
@@ -686,7 +687,7 @@ def test_images_shared_out_among_threads_come_back_in_their_order_and_the_same(m
         shared = attack(Watched(model), images, labels_of(14), spec, SURE_AT_70, watch="every exit", batch_size=9)
         assert torch.get_num_threads() == 3
     assert torch.get_num_threads() == before
-    assert threading.get_ident() not in seen and len(seen) == 3
+    assert threading.current_thread().name not in seen and len(seen) == 3
     assert sorted(max(sizes) for sizes in seen.values()) == [3, 3, 3] and all(-1 in sizes for sizes in seen.values())
     assert torch.equal(shared.perturbations, alone.perturbations)
     torch.testing.assert_close(shared.adversarial_logits, alone.adversarial_logits)
