@@ -202,3 +202,21 @@ def test_a_filter_redraws_the_tiles_and_a_tile_or_surprise_the_whole_page(server
     expect(picked).to_have_value("1-2,15,18")  # all the ships there are
     expect(page.get_by_text("cifar10:samples:1-2,15,18 · n = 4").first).to_be_visible()
     assert problems == []
+
+
+def test_the_last_picked_tile_stays_ticked_and_a_choice_takes_back_what_was_said_of_a_link(
+    server: str, browser: Browser
+) -> None:
+    # Mutants: a tick that follows the click alone; a fragment that leaves the words about its link on the page.
+    page, problems = visit(browser, f"{server}/attack_lab?images=0&close_up=from+afar")
+    settled(page)
+    said = page.get_by_text("The link asks for")
+    expect(said).to_be_visible()
+    page.get_by_text("step by step", exact=True).click()
+    expect(said).to_be_hidden()
+    settled(page)
+    page.get_by_text("0 cat", exact=True).click()
+    settled(page)
+    expect(page.get_by_role("checkbox", name="0 cat")).to_be_checked()
+    expect(page.get_by_role("textbox", name="Picked images, by official index")).to_have_value("0")
+    assert problems == []

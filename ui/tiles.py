@@ -25,7 +25,8 @@ b { font-weight: 400; }
 input { accent-color: var(--st-primary-color); width: 1rem; height: 1rem; margin: 0; cursor: pointer; outline: none; }
 small { font-size: 0.8rem; opacity: 0.7; }
 """
-# What is there already stays, so that the focus does, too.
+# What is there already stays, so that the focus does, too. A tick follows what is picked and not the click alone: where
+# nothing comes of a click, as the last picked image stays picked, no pass through the page would put it right.
 _JS = """
 export default function ({ parentElement: root, data, setTriggerValue }) {
   const list = root.querySelector("ul"), one = root.querySelector("template").content;
@@ -40,7 +41,10 @@ export default function ({ parentElement: root, data, setTriggerValue }) {
     part("small").textContent = tile.caption;
     part("input").ariaLabel = tile.name;
     part("input").checked = tile.is_picked;
-    part("input").onchange = () => setTriggerValue("toggled", tile.index);
+    part("input").onchange = (event) => {
+      event.target.checked = tile.is_picked;
+      setTriggerValue("toggled", tile.index);
+    };
   });
 }
 """

@@ -18,7 +18,7 @@ class Step:
         predicted: Class predicted by every exit, (N, K).
         confidence: Confidence of every exit, (N, K).
         true_probability: Probability that every exit gives to the true class, (N, K).
-        exit_taken: Computed exit under the policy of the attack, (N,), as the search saw it.
+        exit_taken: Computed exit under the policy of the attack, (N,); on the way, as the search saw it.
     """
 
     loss: Tensor
