@@ -112,7 +112,7 @@ def test_the_record_begins_where_the_attack_does_and_ends_with_the_stored_images
     starts_elsewhere = getattr(spec, "random_start", False) or getattr(spec, "start", "") == "random"
     ends += [] if starts_elsewhere else [(result.steps[0], result.clean_logits)]
     for step, logits in ends:
-        # tanh reaches the edges of [0, 1] at infinity only, so such an image starts a little inside.
+        # tanh strengths the edges of [0, 1] at infinity only, so such an image starts a little inside.
         near = 1e-4 if isinstance(spec, PublishedEarlyAttack) else 1e-9
         assert torch.allclose(step.confidence, logits.softmax(-1).amax(-1), rtol=0, atol=near)
         assert torch.equal(step.exit_taken, decide(logits, POLICY).computed_exit)
@@ -192,9 +192,9 @@ def test_another_radius_keeps_the_share_that_a_step_has_of_it(spec):
 
 @EACH
 def test_an_attack_says_what_it_is_in_words(spec):
-    """Mutant: a label without the attack's name or reach, or the same title for two kinds."""
+    """Mutant: a label without the attack's name or strength, or the same title for two kinds."""
     assert spec.label.startswith(spec.short_label) and spec.short_label.startswith(spec.title)
-    assert spec.reach in spec.short_label and "None" not in spec.label
+    assert spec.strength in spec.short_label and "None" not in spec.label
 
 
 @pytest.mark.parametrize(

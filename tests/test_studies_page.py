@@ -101,7 +101,7 @@ def test_numbers_are_those_of_the_tables_and_follow_the_controls(shelf: Path) ->
     # Mutants: a control that changes nothing; the first epsilon's numbers under another's name.
     table = summary_table(shelf / "results/toys")
     for epsilon, policy in (("8/255", "T=0.60"), ("32/255", "T=0.90")):
-        test = opened("studies", study="Toys", study_epsilon=epsilon, study_policy=policy.replace("=", " = "))
+        test = opened("studies", study="Toys", study_strength=epsilon, study_policy=policy.replace("=", " = "))
         matrix = next(chart for chart in test.get("plotly_chart") if "Transfer matrix" in chart.proto.alt)
         rows = table[(table.policy == policy) & (table.attack.str.contains(epsilon)) & (table.objective == "taken")]
         row = rows[(rows.source == EARLY) & (rows.target == STATIC)].iloc[0]
@@ -110,8 +110,8 @@ def test_numbers_are_those_of_the_tables_and_follow_the_controls(shelf: Path) ->
 
 def test_a_link_that_names_what_a_study_lacks_opens_the_first_there_is(shelf: Path) -> None:
     # Mutant: an error for the link of a study that was run anew with other settings.
-    test = opened("studies", study="gone", study_epsilon="7/255")
-    assert test.selectbox(key="study").value == "Toys" and test.selectbox(key="study_epsilon").value == "2/255"
+    test = opened("studies", study="gone", study_strength="7/255")
+    assert test.selectbox(key="study").value == "Toys" and test.selectbox(key="study_strength").value == "2/255"
 
 
 def test_another_run_is_compared_by_its_differences(shelf: Path) -> None:
@@ -131,7 +131,7 @@ def test_without_its_data_set_a_study_shows_neutral_tiles(shelf: Path, monkeypat
 
     monkeypatch.setattr(cache, "image_set_statuses", lambda: [])
     monkeypatch.setattr(studies, "figure_panel", lambda *_, key, **__: [[0, 1]] if key == "study-matrix" else [])
-    test = opened("studies", study="Toys", study_epsilon="32/255")
+    test = opened("studies", study="Toys", study_strength="32/255")
     assert "Their pictures are not on this machine" in words(test)
     assert any("Fetch the pictures" in link.proto.label for link in test.get("page_link"))
 

@@ -79,7 +79,7 @@ def test_rates_are_those_of_the_transfer_page(study_folder: Path, summary: pd.Da
         rows = rows[(rows.objective == aim) | static.loc[rows.index]]
         expected = transfer_table(rows[list(DECISIONS.columns)])
         expected = expected[expected.denominator == "attackable"].set_index(["source", "target"])
-        found = summary_rows(summary, policy, epsilon=8 / 255, objective=aim).set_index(["source", "target"])
+        found = summary_rows(summary, policy, strength="8/255", objective=aim).set_index(["source", "target"])
         assert len(found) == len(expected) == 4
         for column in ("num_fooled", "num_images", "rate", "low", "high"):
             assert found[column].loc[expected.index].tolist() == pytest.approx(expected[column].tolist(), nan_ok=True)
@@ -107,7 +107,7 @@ def test_one_setting_is_one_row_a_pair(summary: pd.DataFrame) -> None:
     # Mutants: attacks that stop counted; the fixed examples beside those made anew; an aim for a source that has none.
     for policy in ("T=0.60", "T=0.80", "T=0.90"):
         for aim in ("taken", "final"):
-            rows = summary_rows(summary, policy, attack_name="pgd", epsilon=32 / 255, objective=aim)
+            rows = summary_rows(summary, policy, attack_name="pgd", strength="32/255", objective=aim)
             assert len(rows) == 4 and not rows.stop_when_fooled.any() and rows.made_anew.all()
             assert set(rows[rows.source == EARLY].objective) == {aim}
             assert set(rows[rows.source == STATIC].objective) == {"final"}
@@ -117,21 +117,24 @@ def test_one_setting_is_one_row_a_pair(summary: pd.DataFrame) -> None:
 
 
 def drawn(folder: Path, summary: pd.DataFrame, **changes: object) -> dict[str, object]:
-    setting = replace(Setting("T=0.90", "pgd", 8 / 255, "taken"), **changes)  # type: ignore[arg-type]
+    setting = replace(Setting("T=0.90", "pgd", "8/255", "taken", "toy:test"), **changes)  # type: ignore[arg-type]
     return {chart.key: chart for chart in charts(read_study(folder), summary, setting)}
 
 
 def test_every_chart_that_the_tables_allow_is_drawn(study_folder: Path, summary: pd.DataFrame) -> None:
     # Mutants: a chart left out, or drawn of two points.
     found = drawn(study_folder, summary)
-    assert set(found) == {"matrix", "directions", "epsilon", "cost", "exit", f"thresholds-{EARLY}"}
+    assert set(found) == {"matrix", "directions", "strength", "cost", "exit", f"thresholds-{EARLY}"}
     for chart in found.values():
         assert chart.alt and chart.caption and len(chart.table)  # type: ignore[attr-defined]
-    assert set(drawn(study_folder, summary, epsilon=2 / 255)) == set(found) - {"exit"}
+    assert set(drawn(study_folder, summary, strength="2/255")) == set(found) - {"exit"}
     exits_only = summary[summary.objective.str.startswith("exit-")]
     assert set(drawn(study_folder, exits_only)) == {"exit"} and drawn(study_folder, summary, attack_name="fgsm") == {}
     assert offered(read_study(study_folder), summary) == Offered(
-        ("T=0.60", "T=0.80", "T=0.90"), ("pgd",), (2 / 255, 8 / 255, 32 / 255), ("taken", "final")
+        ("T=0.60", "T=0.80", "T=0.90"),
+        ("toy:test",),
+        {"pgd": ("2/255", "8/255", "32/255")},
+        {"pgd": ("taken", "final")},
     )
 
 

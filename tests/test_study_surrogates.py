@@ -495,7 +495,7 @@ def test_claims_compare_twins_on_identical_images_and_other_claims_leave_surroga
 def test_charts_and_report_show_surrogates_beside_their_target(study_folder: Path) -> None:
     # Mutants: twins on two rows; points of another measure; what a surrogate fools drawn as white-box transfer.
     study, summary = read_study(study_folder), summary_table(study_folder)
-    table, setting = black_box_table(study_folder, study), Setting("T=0.60", "pgd", 32 / 255, "taken")
+    table, setting = black_box_table(study_folder, study), Setting("T=0.60", "pgd", "32/255", "taken", "toy:test")
     (chart,) = black_box_charts(study, table, setting)
     rows = black_box_rows(study, table, setting)
     assert len(rows) == 8 and list(dict.fromkeys(rows.learned)) == [

@@ -5,7 +5,7 @@ import pandas as pd
 import streamlit as st
 import torch
 
-from core.attacks.common import norm_of, reach_words
+from core.attacks.common import norm_of, strength_words
 from core.exits import decide_from_confidences
 from core.experiment import Experiment
 from core.figures import BesideIt, confidence_figure, steps_figure
@@ -80,8 +80,8 @@ def _smallest_words(smallest: pd.DataFrame | None, position: int) -> str:
     epsilon = smallest.smallest_epsilon.iloc[position]
     norm = norm_of(smallest.attack.iloc[position])
     if pd.isna(epsilon):
-        return f" · holds up to {reach_words(norm, smallest.largest_tried.iloc[position])}"
-    return f" · {reach_words(norm, epsilon)} is enough"
+        return f" · holds up to {strength_words(norm, smallest.largest_tried.iloc[position])}"
+    return f" · {strength_words(norm, epsilon)} is enough"
 
 
 def chosen_image(experiment: Experiment, own: pd.DataFrame) -> int:

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 from torch import Tensor
 
-from core.attacks.common import ATTACK_TITLES, norm_of, reach_words
+from core.attacks.common import ATTACK_TITLES, norm_of, strength_words
 from core.attacks.success import SUCCESS_RULES
 from core.corruptions import CORRUPTIONS
 from core.errors import ExitLensError
@@ -39,15 +39,15 @@ def chosen_examples(gallery: Gallery) -> pd.DataFrame:
         return {in_words(value): value for value in sorted(examples[column].unique().tolist())}
 
     rules = {rule.label: name for name, rule in SUCCESS_RULES.items() if examples[name].any()}
-    reaches = {
-        reach_words(norm, epsilon): (norm, epsilon)
+    strengths = {
+        strength_words(norm, epsilon): (norm, epsilon)
         for norm, epsilon in sorted(set(zip(examples.attack_name.map(norm_of), examples.epsilon, strict=True)))
         if epsilon < 1 or norm == "l2"
     }
     with st.sidebar:
         source = _filter("Made on", "by_model", words("source", labels.__getitem__), help=meaning("source"))
         attack_name = _filter("Attack", "by_attack", words("attack_name", attack_label))
-        norm, epsilon = _filter("Epsilon", "by_epsilon", reaches, help=meaning("epsilon")) or (None, None)
+        norm, epsilon = _filter("Epsilon", "by_epsilon", strengths, help=meaning("epsilon")) or (None, None)
         wanted = KeptFilter(
             source=source,
             attack_name=attack_name,
@@ -233,7 +233,7 @@ def model_labels(kept: Kept) -> dict[str, str]:
 def _reach(example: KeptExample) -> str:
     if example.epsilon >= 1:
         return ""  # nothing bounds it
-    return f" {reach_words(norm_of(example.attack_name), example.epsilon)}"
+    return f" {strength_words(norm_of(example.attack_name), example.epsilon)}"
 
 
 def attack_label(name: str) -> str:

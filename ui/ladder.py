@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from core.attacks.common import reach_words
+from core.attacks.common import strength_words
 from core.attacks.spec import AttackSpec
 from core.checkpoints import ModelCard
 from core.experiment import Experiment, ExperimentSpec
@@ -35,7 +35,7 @@ def ladder(experiment: Experiment) -> pd.DataFrame | None:
     job = cache.job_board().find(key)
     st.subheader("How little is enough", help=meaning("epsilon"))
     spec = experiment.results[experiment.spec.model].spec
-    rungs = ", ".join(reach_words(spec.norm, epsilon) for epsilon in rungs_of(spec))
+    rungs = ", ".join(strength_words(spec.norm, epsilon) for epsilon in rungs_of(spec))
     if job is None or job.was_cancelled:
         st.caption(f"Attacks each image at epsilon {rungs} until one succeeds; steps shrink with the radius.")
         st.button("Find the smallest epsilon", key="climb", on_click=_start, args=(experiment,))
@@ -52,7 +52,7 @@ def ladder(experiment: Experiment) -> pd.DataFrame | None:
     elif pd.isna(median):
         st.markdown(f"Of {num_attackable} attackable images, **{held} hold at every radius**.")
     else:
-        words = f"half or more fall within {reach_words(spec.norm, median)}"
+        words = f"half or more fall within {strength_words(spec.norm, median)}"
         st.markdown(f"Of {num_attackable} attackable images, **{words}**; {held} hold to the end.")
     card = experiment.cards[experiment.spec.model]
     selected = figure_panel(
@@ -60,7 +60,7 @@ def ladder(experiment: Experiment) -> pd.DataFrame | None:
         key="ladder",
         alt="Share fooled within each radius. "
         + "; ".join(
-            f"{reach_words(spec.norm, epsilon)}: {num_fooled} of {num_images}"
+            f"{strength_words(spec.norm, epsilon)}: {num_fooled} of {num_images}"
             for epsilon, num_fooled, num_images in zip(steps.epsilon, steps.num_fooled, steps.num_images, strict=True)
         ),
         caption=_caption(experiment, card),
@@ -72,7 +72,7 @@ def ladder(experiment: Experiment) -> pd.DataFrame | None:
         fallen = (table.attackable & (table.smallest_epsilon <= radius)).to_numpy()
         indices = experiment.image_set.indices.numpy()[fallen].tolist()
         linked_images(
-            indices, experiment.image_set, title=f"Fooled within {reach_words(spec.norm, radius)}", key="ladder"
+            indices, experiment.image_set, title=f"Fooled within {strength_words(spec.norm, radius)}", key="ladder"
         )
     return table
 

@@ -15,6 +15,7 @@ from core.study.models import StudyModel
 from core.study.placements import split_name
 from core.study.placing import (
     FIXED,
+    TRAINED,
     WholeAnswers,
     all_exits_models,
     exit_rates,
@@ -41,6 +42,7 @@ class Placing:
         exits: Chosen, 0-based, the final one last.
         policy: In force.
         key: Source and attack of the fixed examples.
+        examples: The same in words.
     """
 
     place: StudyPlace
@@ -50,6 +52,12 @@ class Placing:
     exits: tuple[int, ...]
     policy: ExitPolicy
     key: tuple[str, str]
+    examples: str
+
+    @property
+    def looks_at_no_model(self) -> bool:
+        """Whether the examples would be the same for every model, as those of a corruption are."""
+        return self.key[0] == self.model.name
 
 
 def places_with_placements(places: dict[str, StudyPlace]) -> dict[str, StudyPlace]:
@@ -66,20 +74,27 @@ def controls(places: dict[str, StudyPlace]) -> Placing:
         models = {labels[model.name]: model for model in all_exits_models(study)}
         model = models[_choice("Exits of", "placed_on", list(models))]
         whole = study_cache.whole(place, model.name)
-        examples = {f"{attack}, made on {labels[source]}": (source, attack) for source, attack in whole.attacked}
+        examples = {
+            _example_words(source, attack, model, labels): (source, attack) for source, attack in whole.attacked
+        }
         explained = meaning("example", more="Fixed: made on another model.")
-        key = examples[_choice("Examples", "placed_examples", list(examples), explained)]
+        chosen = _choice("Examples", "placed_examples", list(examples), explained)
         threshold = bound.number(
             st.slider, "Threshold", 0.0, 1.0, 0.9, 0.01, key="threshold", help=meaning("threshold")
         )
     exits = _exits_control(study, model)
-    return Placing(place, study, model, whole, exits, ExitPolicy(float(threshold)), key)
+    return Placing(place, study, model, whole, exits, ExitPolicy(float(threshold)), examples[chosen], chosen)
 
 
 def _choice(label: str, key: str, options: list[str], help: str | None = None) -> str:
     if st.session_state.get(key) not in options:
         st.session_state.pop(key, None)
     return str(bound.choose(st.selectbox, label, options, key=key, help=help))
+
+
+def _example_words(source: str, attack: str, model: StudyModel, labels: dict[str, str]) -> str:
+    """Fixed examples in words; what looks at no model was made on none."""
+    return attack if source == model.name else f"{attack}, made on {labels[source]}"
 
 
 def _exits_control(study: Study, model: StudyModel) -> tuple[int, ...]:
@@ -122,9 +137,8 @@ def headline(placing: Placing) -> pd.DataFrame:
     source, attack = placing.key
     row = rows[(rows.made_on == source) & (rows.attack == attack)].iloc[0]
     share = rate(int(row.num_fooled), int(row.num_images))
-    label = labels_of(placing.study)[source]
     st.markdown(
-        f"With {_exits_in_words(placing.exits)}, **{rate_words(share)}** of what was made on {label} fool it; clean "
+        f"With {_exits_in_words(placing.exits)}, **{rate_words(share)}** are fooled by {placing.examples}; clean "
         f"images take **{100 * row.clean_cost:.0f} %** of its multiply-adds."
     )
     columns = st.columns(4)
@@ -158,6 +172,9 @@ def placements_panel(placing: Placing, chosen: pd.DataFrame) -> None:
     policy = min(policies, key=lambda each: abs((each.threshold or 9) - placing.policy.threshold))
     own = next((each for each in _attacks_alike(placing, attack)), attack)
     anew = studied_rows(placing.study, study_cache.summary(placing.place), placing.model, policy.name, own)
+    if placing.looks_at_no_model:  # made anew on a placement, they are the fixed ones
+        anew = anew[anew.how == TRAINED]
+    others = "models trained with such exits" if placing.looks_at_no_model else "made anew on each placement"
     rows = pd.concat([fixed, anew], ignore_index=True) if len(anew) else fixed
     figure_panel(
         placement_figure(rows),
@@ -167,10 +184,9 @@ def placements_panel(placing: Placing, chosen: pd.DataFrame) -> None:
             f"{row['placement']}, {row['how']}: {100 * row['rate']:.0f} % fooled at {100 * row['clean_cost']:.0f} %"
             for row in rows.to_dict("records")
         ),
-        caption=f"{FIXED.capitalize()}: {attack}, made on {labels_of(placing.study)[source]}, judged under "
-        f"T = {placing.policy.threshold:.2f}; made anew on each placement: {own}, judged under "
-        f"{policy_words(policy.name)}. Of images that the placement answers rightly when clean, "
-        f"n = {len(placing.whole.labels):,}; 95 % Wilson intervals.",
+        caption=f"{FIXED.capitalize()}: {placing.examples}, judged under T = {placing.policy.threshold:.2f}; "
+        f"{others}: {own}, judged under {policy_words(policy.name)}. Of those of {len(placing.whole.labels):,} images "
+        f"that the placement answers rightly when clean; 95 % Wilson intervals.",
         table=rows,
     )
 
@@ -181,9 +197,9 @@ def _attacks_alike(placing: Placing, attack: str) -> list[str]:
     like = summary[summary.attack == attack]
     if like.empty:
         return []
-    name, epsilon = like.iloc[0][["attack_name", "epsilon"]]
+    name, strength = like.iloc[0][["attack_name", "strength"]]
     own = summary[summary.source == summary.target]
-    same = own[(own.attack_name == name) & (own.epsilon == epsilon)]
+    same = own[(own.attack_name == name) & (own.strength == strength)]
     names = {model.name for model in placing.study.models if model.kind == "early-exit"}
     return list(dict.fromkeys(same[same.source.isin(names)].attack))
 
@@ -192,7 +208,6 @@ def exits_panel(placing: Placing) -> None:
     """What every exit that can be chosen gets right, clean and attacked."""
     st.subheader("What each exit gets right")
     rates = exit_rates(placing.whole, placing.key)
-    source, attack = placing.key
     figure_panel(
         exit_rates_figure(rates, placing.exits),
         key="placement-exits",
@@ -201,7 +216,7 @@ def exits_panel(placing: Placing) -> None:
             f"exit {row['exit_index'] + 1} {row['state']}: {100 * row['accuracy']:.0f} %"
             for row in rates.to_dict("records")
         ),
-        caption=f"All {placing.model.num_exits} exits, the chosen ones filled, whatever the threshold · {attack}, "
-        f"made on {labels_of(placing.study)[source]} · n = {len(placing.whole.labels):,}",
+        caption=f"All {placing.model.num_exits} exits, the chosen ones filled, whatever the threshold · "
+        f"{placing.examples} · n = {len(placing.whole.labels):,}",
         table=rates,
     )

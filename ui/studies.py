@@ -8,11 +8,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from core.attacks.spec import as_255
 from core.datasets import DATASETS
 from core.figures.studies import claims_figure
 from core.study.black_box_charts import BLACK_BOX_KEY, black_box_charts
-from core.study.charts import Setting, attack_titles, charts, labels_of, offered
+from core.study.charts import Setting, attack_titles, charts, labels_of, offered, strength_title
 from core.study.claims import interval_words
 from core.study.differences import spec_differences, summary_differences
 from core.study.report import command_of, with_bounds
@@ -53,14 +52,20 @@ def controls(places: dict[str, StudyPlace]) -> Opened:
         place = places[name]
         study, summary = study_cache.study(place), study_cache.summary(place)
         choices = offered(study, summary)
-        attacks = {title: name for name, title in attack_titles(study).items()}
+        titles = attack_titles(study)
+        attacks = {titles[name]: name for name in choices.strengths}
         policies = {policy_words(name): name for name in choices.policies}
-        epsilons = {as_255(epsilon): epsilon for epsilon in choices.epsilons}
+        several = len(choices.images) > 1
+        images = _choice("Images", "study_images", choices.images) if several else choices.images[0]
+        policy = policies[_choice("Judged under", "study_policy", list(policies), meaning("policy"))]
+        attack = attacks[_choice("Attack", "study_attack", list(attacks))]
+        strength = strength_title(study, attack)
         setting = Setting(
-            policy=policies[_choice("Judged under", "study_policy", list(policies), meaning("policy"))],
-            attack_name=attacks[_choice("Attack", "study_attack", list(attacks))],
-            epsilon=epsilons[_choice("Epsilon", "study_epsilon", list(epsilons), meaning("epsilon"))],
-            objective=_choice("Aimed at", "study_aim", choices.objectives, meaning("objective")),
+            policy=policy,
+            attack_name=attack,
+            strength=_choice(strength.capitalize(), "study_strength", choices.strengths[attack], meaning("strength")),
+            objective=_choice("Aimed at", "study_aim", choices.objectives[attack], meaning("objective")),
+            images=images,
         )
     return Opened(place, study, summary, setting)
 
@@ -129,7 +134,7 @@ def charts_panel(opened: Opened) -> None:
     through_surrogates = black_box_charts(opened.study, study_cache.black_box(opened.place), opened.setting)
     drawn = [*through_surrogates, *charts(opened.study, opened.summary, opened.setting)]
     if not drawn:
-        st.info("Nothing to draw of this setting: choose another attack, epsilon or objective.")
+        st.info("Nothing to draw of this setting: choose another attack, strength or objective.")
     for chart in drawn:
         is_black_box = chart.key.startswith(BLACK_BOX_KEY)
         st.subheader(chart.title, help=help_of(chart.title))

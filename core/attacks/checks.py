@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.attacks.aimed import aimed
-from core.attacks.common import Norm, reach_words
+from core.attacks.common import Norm, strength_words
 from core.attacks.objectives import objective_loss
 from core.attacks.run import BATCH_SIZE, AttackResult, attack
 from core.attacks.spec import CorruptionAttack, LinfAttack, as_255
@@ -126,7 +126,7 @@ def check_pixels(images: Tensor, perturbations: Tensor, epsilon: float, norm: No
     return Note(
         "pixels-out-of-range",
         f"{int(outside.sum())} of {len(images)} images have pixels outside 0 to 1, and {int(too_far.sum())} "
-        f"perturbations go further than {reach_words(norm, epsilon)}.",
+        f"perturbations go further than {strength_words(norm, epsilon)}.",
     )
 
 
@@ -214,7 +214,7 @@ def _saturated(result: AttackResult) -> Note | None:
     if share.num_images < _FEWEST or share.value < SATURATED:
         return None
     spec = result.spec
-    at, advice = f"at {spec.reach} " if spec.reach else "", "A smaller epsilon"
+    at, advice = f"at {spec.strength} " if spec.strength else "", "A smaller epsilon"
     if not spec.is_bounded:
         advice = "A lower severity" if isinstance(spec, CorruptionAttack) else "A form inside a ball"
     return Note(

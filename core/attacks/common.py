@@ -37,6 +37,11 @@ class AttackKind:
         return False
 
     @property
+    def looks_at_model(self) -> bool:
+        """Whether another model would have other images come of it."""
+        return True
+
+    @property
     def search_precision(self) -> Precision | None:
         """Number format that its search needs; None where the fastest will do, for verdicts come after it."""
         return None
@@ -57,14 +62,19 @@ class AttackKind:
         return True
 
     @property
-    def reach(self) -> str:
+    def strength(self) -> str:
         """How far it may go, such as ``8/255`` or ``L2 0.5``; empty where nothing bounds it."""
-        return reach_words(self.norm, self.epsilon) if self.is_bounded else ""
+        return strength_words(self.norm, self.epsilon) if self.is_bounded else ""
+
+    @property
+    def strength_name(self) -> str:
+        """What ``strength`` is called."""
+        return "epsilon"
 
     @property
     def short_label(self) -> str:
-        """Name and reach, such as ``PGD 8/255``."""
-        return " ".join(filter(None, [self.title, self.reach]))
+        """Name and strength, such as ``PGD 8/255``."""
+        return " ".join(filter(None, [self.title, self.strength]))
 
     def passes(self, num_exits: int) -> int:
         """Gradients taken of each image at most, on a model of that many exits."""
@@ -108,7 +118,7 @@ def as_255(value: float) -> str:
     return f"{value * 255:.4g}/255"
 
 
-def reach_words(norm: Norm, epsilon: float) -> str:
+def strength_words(norm: Norm, epsilon: float) -> str:
     """A radius in words, such as ``8/255`` or ``L2 0.5``."""
     return as_255(epsilon) if norm == "linf" else f"L2 {epsilon:.4g}"
 

@@ -49,14 +49,24 @@ class CorruptionAttack(AttackKind):
         return CORRUPTIONS[self.name].label
 
     @property
+    def looks_at_model(self) -> bool:
+        """Images are corrupted alike whatever model is to answer them."""
+        return False
+
+    @property
     def is_bounded(self) -> bool:
         """No radius bounds it."""
         return False
 
     @property
-    def reach(self) -> str:
+    def strength(self) -> str:
         """Its severity."""
         return f"severity {self.severity}"
+
+    @property
+    def strength_name(self) -> str:
+        """A severity."""
+        return "severity"
 
     @property
     def aim(self) -> str:

@@ -3,7 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.attacks.common import Norm, reach_words
+from core.attacks.common import Norm, strength_words
 from core.figures.theme import ADVERSARIAL, CLICKS, PERCENT_TICKS, drawn, interval
 
 LADDER_HEIGHT = 260
@@ -23,7 +23,7 @@ def ladder_figure(steps: pd.DataFrame, norm: Norm = "linf") -> go.Figure:
     counts = zip(steps.num_fooled.tolist(), steps.num_images.tolist(), strict=True)
     trace = {
         "type": "scatter",
-        "x": [reach_words(norm, epsilon) for epsilon in steps.epsilon],
+        "x": [strength_words(norm, epsilon) for epsilon in steps.epsilon],
         "y": share,
         "error_y": interval(share, low, high),
         "mode": "lines+markers",

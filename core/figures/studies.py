@@ -79,6 +79,50 @@ def lines_figure(
     return figure
 
 
+def attacks_figure(rows: pd.DataFrame, kinds: Mapping[str, str]) -> go.Figure:
+    """One row an attack, the most harmful on top: colour and marker say on which kind, the filling on which model.
+
+    Args:
+        rows: With ``attack_title``, ``line`` (what stands in the legend), ``source``, ``value``, ``low``, ``high`` and
+            ``words`` (under the pointer); values are fractions.
+        kinds: Kind of each source.
+    """
+    titles = rows.groupby("attack_title").value.mean().sort_values(ascending=False).index.tolist()
+    lines = list(dict.fromkeys(rows.line))
+    across = {"title": "fooled", "range": [-4, 104], "zeroline": False, "ticksuffix": " %"}
+    # Words lie over the whole width, not beside the axis: there would be no room for them on a phone.
+    down = {"range": [len(titles) - 0.4, -0.7], "showticklabels": False, "showgrid": False, "zeroline": False}
+    words = [
+        {
+            "text": title, "x": 0, "xref": "paper", "xanchor": "left", "y": number - 0.45, "yanchor": "middle",
+            "showarrow": False, "font": {"color": QUIET},
+        }
+        for number, title in enumerate(titles)
+    ]  # fmt: skip
+    height = 110 + (26 + 8 * len(lines)) * len(titles)
+    figure = bare_figure(height, {"xaxis": across, "yaxis": down, "annotations": words})
+    num_alike = Counter[str]()
+    for number, (name, line) in enumerate(rows.groupby("line", sort=False)):
+        kind = kinds[line.source.iloc[0]]
+        filling = _FILLINGS[num_alike[kind] % len(_FILLINGS)]
+        num_alike[kind] += 1
+        aside = 0.6 * ((number + 0.5) / len(lines) - 0.5) + 0.08
+        figure.add_trace(
+            go.Scatter(
+                x=100 * line.value,
+                y=[titles.index(title) + aside for title in line.attack_title],
+                error_x=interval(100 * line.value, 100 * line.low, 100 * line.high),
+                mode="markers",
+                name=str(name),
+                showlegend=True,
+                marker={"symbol": KIND_SYMBOLS[kind] + filling, "size": 9, "color": _COLOURS[kind]},
+                hovertext=[f"{title}, {words}" for title, words in zip(line.attack_title, line.words, strict=True)],
+                hovertemplate="%{hovertext}<extra></extra>",
+            )
+        )
+    return figure
+
+
 def thresholds_figure(rows: pd.DataFrame, made_at: float) -> go.Figure:
     """Share fooled over the threshold in force: fixed examples, and attacks made anew at each threshold.
 

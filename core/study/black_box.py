@@ -12,6 +12,7 @@ from core.metrics import rate
 from core.study import parts
 from core.study.models import StudyModel
 from core.study.store import SURROGATES_FILE, Study, connect
+from core.study.strengths import strengths
 from core.study.surrogates import Surrogate, labels_right
 from core.tables import TableSchema
 
@@ -57,6 +58,7 @@ BLACK_BOX = TableSchema(
         "attack_name": "text",
         "attack": "text",
         "epsilon": "number",
+        "strength": "text",
         "objective": "text",
         "seed": "whole",
         "stop_when_fooled": "truth",
@@ -166,5 +168,6 @@ def black_box_table(folder: Path, study: Study) -> pd.DataFrame:
         rows[share] = pd.Series([one.value for one in rates], dtype=float)
         rows[f"{share}_low"] = pd.Series([one.low for one in rates], dtype=float)
         rows[f"{share}_high"] = pd.Series([one.high for one in rates], dtype=float)
+    rows["strength"] = rows.attack.map(strengths(folder)).astype("str")
     rows["same_architecture"] = rows.architecture == rows.target.map(architectures)
     return BLACK_BOX.check(rows)

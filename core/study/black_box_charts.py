@@ -5,10 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from core.attacks.spec import as_255
 from core.figures.black_box import MEASURES, black_box_figure
 from core.models import ARCHITECTURES
-from core.study.charts import Chart, Setting, attack_titles, labels_of
+from core.study.charts import Chart, Setting, attack_words, labels_of
 from core.study.store import Study
 from core.study.surrogates import Surrogate
 
@@ -25,8 +24,10 @@ def black_box_rows(study: Study, table: pd.DataFrame, setting: Setting) -> pd.Da
         table: Schema ``BLACK_BOX``.
         setting: Which attack and policy.
     """
-    chosen = (table.policy == setting.policy) & (table.attack_name == setting.attack_name)
-    chosen &= (table.epsilon == setting.epsilon) & ~table.stop_when_fooled.astype(bool)
+    chosen = (
+        (table.images == setting.images) & (table.policy == setting.policy) & (table.attack_name == setting.attack_name)
+    )
+    chosen &= (table.strength == setting.strength) & ~table.stop_when_fooled.astype(bool)
     chosen &= (table.objective == setting.objective) | (table.kind == "static")
     rows = table[chosen]
     rows = rows[rows.made_anew] if rows.made_anew.any() and rows.made_at.nunique() > 1 else rows
@@ -58,7 +59,7 @@ def black_box_charts(study: Study, table: pd.DataFrame, setting: Setting) -> Ite
     """
     rows, labels = black_box_rows(study, table, setting), labels_of(study)
     for (images, target), own in rows.groupby(["images", "target"], sort=False):
-        attack = f"{attack_titles(study)[setting.attack_name]} {as_255(setting.epsilon)}"
+        attack = attack_words(study, setting)
         aim = "" if set(own.kind) == {"static"} else f", aimed at {setting.objective}"
         counted = f"n = {int(own.num_images.iloc[0]):,} for transfer, {int(own.num_all.iloc[0]):,} otherwise"
         yield Chart(

@@ -135,7 +135,10 @@ def _cells_on(
     targets: list[str],
     cards: Mapping[str, ModelCard],
 ) -> Iterator[Cell]:
-    """The cells on some images: the clean one, then every attack on every source."""
+    """The cells on some images: the clean one, then every attack on every source.
+
+    What looks at no model is done once with every model, a target as well.
+    """
 
     def cell(source: str, shown_to: Sequence[str], attack: AttackSpec | None, made_at: ExitPolicy) -> Cell:
         hashes = tuple((name, model_hash(cards[name])) for name in dict.fromkeys([source, *shown_to]) if name)
@@ -155,11 +158,15 @@ def _cells_on(
 
     everyone = list(dict.fromkeys([*sources, *targets]))
     yield cell("", everyone, None, ExitPolicy())
-    for source in sources:
+    for source in everyone:
         card = cards[source]
-        shown_to = [name for name in dict.fromkeys([source, *targets]) if not share_backbone(card, cards[name])]
+        others = [name for name in dict.fromkeys([source, *targets]) if not share_backbone(card, cards[name])]
         for choice in spec.attacks:
             for attack in choice.on(card, spec.seeds):
+                if attack.looks_at_model and source not in sources:
+                    continue
+                # Of what is the same for all models, each is shown its own: another's would only be a repetition.
+                shown_to = others if attack.looks_at_model else [source]
                 anew = spec.policies if spec.made_anew and attack.depends_on_policy else spec.policies[:1]
                 for policy in anew:
                     yield cell(source, shown_to, attack, policy.on(card))

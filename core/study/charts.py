@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.attacks.spec import as_255
+from core.attacks.spec import AttackSpec
 from core.figures.directions import directions_figure
-from core.figures.studies import lines_figure, thresholds_figure
+from core.figures.studies import attacks_figure, lines_figure, thresholds_figure
 from core.figures.theme import KIND_GLYPHS
 from core.figures.transfer import transfer_figure
 from core.study.spec import policy_words
@@ -47,14 +47,16 @@ class Setting:
     Attributes:
         policy: By its name.
         attack_name: A preset.
-        epsilon: In pixels of [0, 1], where one chart shows one of several.
+        strength: How far the attack may go, in words, where one chart shows one of several.
         objective: Of early-exit sources.
+        images: Data set and split, such as ``cifar10:test``.
     """
 
     policy: str
     attack_name: str
-    epsilon: float
+    strength: str
     objective: str
+    images: str
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,15 @@ class Offered:
 
     Attributes:
         policies: By name.
-        attack_names: Presets.
-        epsilons: In pixels of [0, 1].
-        objectives: Of early-exit sources; one at least.
+        images: Data sets and splits.
+        strengths: Of every preset, how far it may go, in words.
+        objectives: Of every preset, what it aims at on early-exit sources; one at least.
     """
 
     policies: tuple[str, ...]
-    attack_names: tuple[str, ...]
-    epsilons: tuple[float, ...]
-    objectives: tuple[str, ...]
+    images: tuple[str, ...]
+    strengths: dict[str, tuple[str, ...]]
+    objectives: dict[str, tuple[str, ...]]
 
 
 def offered(study: Study, summary: pd.DataFrame) -> Offered:
@@ -82,16 +84,25 @@ def offered(study: Study, summary: pd.DataFrame) -> Offered:
         summary: Schema ``SUMMARY``.
     """
     running = summary[~summary.stop_when_fooled]
-    aims = [aim for aim in dict.fromkeys(map(str, running.objective)) if not aim.startswith("exit-")]
+    of_attack = {name: running[running.attack_name == name] for name in attack_titles(study)}
+    of_attack = {name: rows for name, rows in of_attack.items() if len(rows)}
     return Offered(
         tuple(policy.name for policy in study.spec.policies),
-        tuple(attack_titles(study)),
-        tuple(sorted(set(running.epsilon))),
-        tuple(sorted(aims, key=lambda aim: _USUAL.index(aim) if aim in _USUAL else len(_USUAL))) or ("taken",),
-    )
+        tuple(dict.fromkeys(map(str, running.images))),
+        {name: tuple(dict.fromkeys(map(str, rows.strength))) for name, rows in of_attack.items()},
+        {name: _objectives(rows, {model.name for model in study.models if model.kind == "static"})
+         for name, rows in of_attack.items()},
+    )  # fmt: skip
 
 
 _USUAL = ("taken", "final", "mean")
+
+
+def _objectives(rows: pd.DataFrame, statics: set[str]) -> tuple[str, ...]:
+    # What a static source has is its only one, and no choice where others have more.
+    early = rows[~rows.source.isin(statics)]
+    aims = [aim for aim in dict.fromkeys((early if len(early) else rows).objective) if not aim.startswith("exit-")]
+    return tuple(sorted(aims, key=lambda aim: _USUAL.index(aim) if aim in _USUAL else len(_USUAL))) or ("taken",)
 
 
 def labels_of(study: Study) -> dict[str, str]:
@@ -108,33 +119,48 @@ def charts(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterator[Ch
         setting: Which rows.
     """
     summary = summary[~summary.source.isin([model.name for model in study.models if model.surrogate])]
+    summary = summary[summary.images == setting.images]
     one_attack = summary_rows(summary, setting.policy, attack_name=setting.attack_name, objective=setting.objective)
-    at_epsilon = one_attack[one_attack.epsilon == setting.epsilon]
-    yield from _matrix(study, at_epsilon, setting)
-    yield from _directions(study, at_epsilon, setting)
-    yield from _over_epsilon(study, one_attack, setting)
-    yield from _cost_over_epsilon(study, one_attack, setting)
+    at_strength = one_attack[one_attack.strength == setting.strength]
+    yield from _matrix(study, at_strength, setting)
+    yield from _directions(study, at_strength, setting)
+    yield from _by_attack(study, summary, setting)
+    yield from _over_strength(study, one_attack, setting)
+    yield from _cost_over_strength(study, one_attack, setting)
     yield from _by_exit(study, summary, setting)
     yield from _thresholds(study, summary, setting)
 
 
 def attack_titles(study: Study) -> dict[str, str]:
     """Name on screen of every attack."""
-    specs = [choice.spec for choice in study.spec.attacks]
-    return {spec.name: spec.title + (" (L2)" if spec.norm == "l2" else "") for spec in specs}
+    return {name: spec.title + (" (L2)" if spec.norm == "l2" else "") for name, spec in _attacks(study).items()}
 
 
-def _attack(study: Study, setting: Setting) -> str:
-    return f"{attack_titles(study)[setting.attack_name]} {as_255(setting.epsilon)}"
+def strength_title(study: Study, attack_name: str) -> str:
+    """What says how far an attack may go: ``epsilon`` or ``severity``."""
+    return _attacks(study)[attack_name].strength_name
 
 
-def _where(study: Study, rows: pd.DataFrame, setting: Setting, *, with_epsilon: bool = True) -> str:
+def attack_words(study: Study, setting: Setting) -> str:
+    """The attack of a setting, such as ``PGD 8/255``."""
+    return f"{_attacks(study)[setting.attack_name].title} {setting.strength}"
+
+
+def _attacks(study: Study) -> dict[str, AttackSpec]:
+    """One spec of every preset."""
+    return {choice.spec.name: choice.spec for choice in study.spec.attacks}
+
+
+def _where(study: Study, rows: pd.DataFrame, setting: Setting, attack: str, *, policy: bool = True) -> str:
     """Attack, policy, images and n in words, for captions."""
-    attack = _attack(study, setting) if with_epsilon else attack_titles(study)[setting.attack_name]
-    images = ", ".join(f"{name}, {count:,} images" for name, count in study.num_images.items())
+    sets = {name: count for name, count in study.num_images.items() if f"{name}:".startswith(f"{setting.images}:")}
+    images = ", ".join(f"{name}, {count:,} images" for name, count in sets.items())
+    if len(study.spec.seeds) > 1 and getattr(_attacks(study)[setting.attack_name], "random_start", False):
+        attack += f" (start of seed {int(rows.seed.min())})"
     fewest, most = (f"{count:,}" for count in (int(rows.num_images.min()), int(rows.num_images.max())))
     counted = f"n = {fewest}" if fewest == most else f"n = {fewest} to {most}"
-    return f"{attack} · {policy_words(setting.policy)} · {images} · {counted} · 95 % intervals"
+    said = [attack, policy_words(setting.policy)] if policy else [attack]
+    return " · ".join([*said, images, counted, "95 % intervals"])
 
 
 def _matrix(study: Study, rows: pd.DataFrame, setting: Setting) -> Iterator[Chart]:
@@ -146,11 +172,11 @@ def _matrix(study: Study, rows: pd.DataFrame, setting: Setting) -> Iterator[Char
     labels = labels_of(study)
     yield Chart(
         "matrix",
-        f"Who fools whom: {_attack(study, setting)}",
+        f"Who fools whom: {attack_words(study, setting)}",
         transfer_figure(rows, labels),
         "Transfer matrix. " + "; ".join(f"{_pair(row, labels)}: {_count(row)}" for row in _records(rows)),
         f"Of images that source and target answer rightly when clean; outlined: shown to its own source. "
-        f"{_where(study, rows, setting)}.",
+        f"{_where(study, rows, setting, attack_words(study, setting))}.",
         rows,
     )
 
@@ -172,57 +198,87 @@ def _directions(study: Study, rows: pd.DataFrame, setting: Setting) -> Iterator[
     why = {True: "no two models of one architecture", False: "one architecture only"}
     yield Chart(
         "directions",
-        f"Between static and early-exit models: {_attack(study, setting)}",
+        f"Between static and early-exit models: {attack_words(study, setting)}",
         directions_figure(pairs, labels, why),
         "Transfer by kind of source and target. "
         + "; ".join(f"{row['direction']} {_pair(row, labels)}: {_count(row)}" for row in _records(pairs)),
         "One point a pair of models, never pooled; grey: made on a static model, purple: on an early-exit one; "
-        f"■ shown to a static model, ● to an early-exit one. {_where(study, pairs, setting)}.",
+        "■ shown to a static model, ● to an early-exit one. "
+        f"{_where(study, pairs, setting, attack_words(study, setting))}.",
         pairs,
     )  # fmt: skip
 
 
-def _over_epsilon(study: Study, rows: pd.DataFrame, setting: Setting) -> Iterator[Chart]:
-    own = _as_lines(study, rows[rows.source == rows.target], "rate", "low", "high", by="source")
-    if own.epsilon.nunique() < FEW:
+def _by_attack(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterator[Chart]:
+    """Every attack of one success rule and strength on the model it was made on: which of them does most."""
+    rows = summary_rows(summary, setting.policy, strength=setting.strength, objective=setting.objective)
+    rows = rows[rows.source == rows.target]
+    rows = rows[rows.success_rule.isin(rows[rows.attack_name == setting.attack_name].success_rule)]
+    if rows.attack_name.nunique() < FEW:
         return
+    titles = attack_titles(study)
+    lines = _as_lines(study, rows, "rate", "low", "high", by="source")
+    lines = lines.assign(attack_title=lines.attack_name.map(titles).astype("str"))
+    attacks = f"{lines.attack_name.nunique()} attacks, {setting.strength}"
     yield Chart(
-        "epsilon",
-        f"How much it takes to fool the model itself: {attack_titles(study)[setting.attack_name]}",
+        "attacks",
+        f"Which attack does most to the model itself: {setting.strength}",
+        attacks_figure(lines, _kinds(study)),
+        f"Share fooled by attack, {setting.strength}. "
+        + "; ".join(f"{row['attack_title']}, {row['words']}" for row in _records(lines)),
+        f"Of attackable images, the most harmful attack on top. {_where(study, lines, setting, attacks)}.",
+        lines,
+    )
+
+
+def _over_strength(study: Study, rows: pd.DataFrame, setting: Setting) -> Iterator[Chart]:
+    own = _as_lines(study, rows[rows.source == rows.target], "rate", "low", "high", by="source")
+    if own.strength.nunique() < FEW:
+        return
+    attack, strength = attack_titles(study)[setting.attack_name], strength_title(study, setting.attack_name)
+    yield Chart(
+        "strength",
+        f"How much it takes to fool the model itself: {attack}",
         lines_figure(
-            own.assign(x=[as_255(epsilon) for epsilon in own.epsilon]), x="x", x_title="epsilon", y_title="fooled",
+            own.assign(x=_ticks(own.strength, strength)), x="x", x_title=strength, y_title="fooled",
             kinds=_kinds(study), as_category=True,
         ),
-        "Share fooled over epsilon. " + _spoken(own),
-        f"Of attackable images. {_where(study, own, setting, with_epsilon=False)}.",
+        f"Share fooled over {strength}. " + _spoken(own),
+        f"Of attackable images. {_where(study, own, setting, attack)}.",
         own,
     )  # fmt: skip
 
 
-def _cost_over_epsilon(study: Study, rows: pd.DataFrame, setting: Setting) -> Iterator[Chart]:
+def _cost_over_strength(study: Study, rows: pd.DataFrame, setting: Setting) -> Iterator[Chart]:
     kinds = _kinds(study)
     early = rows[rows.target.isin([name for name, kind in kinds.items() if kind == "early-exit"])]
     early = early.assign(change=early.adversarial_cost - early.clean_cost)
     lines = _as_lines(study, early, "change", "cost_change_low", "cost_change_high", by="pair")
-    if lines.epsilon.nunique() < FEW:
+    if lines.strength.nunique() < FEW:
         return
+    attack, strength = attack_titles(study)[setting.attack_name], strength_title(study, setting.attack_name)
     yield Chart(
         "cost",
-        f"What attacks do to cost: {attack_titles(study)[setting.attack_name]}",
+        f"What attacks do to cost: {attack}",
         lines_figure(
-            lines.assign(x=[as_255(epsilon) for epsilon in lines.epsilon]), x="x", x_title="epsilon",
-            y_title="change in mean cost", kinds=kinds, of_whole=False, as_category=True,
+            lines.assign(x=_ticks(lines.strength, strength)), x="x", x_title=strength, y_title="change in mean cost",
+            kinds=kinds, of_whole=False, as_category=True,
         ),
-        "Change in mean cost over epsilon. " + _spoken(lines),
-        f"Mean cost of attacked minus clean images, all of them, in points of the whole network's multiply-adds: "
-        f"below 0 they leave earlier. {_where(study, lines, setting, with_epsilon=False)}.",
+        f"Change in mean cost over {strength}. " + _spoken(lines),
+        "Mean cost of attacked minus clean images, all of them, in points of the whole network's multiply-adds: "
+        f"below 0 they leave earlier. {_where(study, lines, setting, attack)}.",
         lines,
     )  # fmt: skip
 
 
+def _ticks(strengths: pd.Series, title: str) -> list[str]:
+    """Reaches as an axis of that title shows them: ``3`` of ``severity 3``."""
+    return [strength.removeprefix(f"{title} ") for strength in strengths]
+
+
 def _by_exit(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterator[Chart]:
     chosen = (summary.policy == setting.policy) & (summary.attack_name == setting.attack_name)
-    rows = summary[chosen & (summary.epsilon == setting.epsilon) & summary.objective.str.startswith("exit-")]
+    rows = summary[chosen & (summary.strength == setting.strength) & summary.objective.str.startswith("exit-")]
     rows = rows[rows.source != rows.target]
     if rows.objective.nunique() < FEW:
         return
@@ -232,21 +288,26 @@ def _by_exit(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterator[
     lines = _as_lines(study, rows.assign(cost=costs), "rate", "low", "high", by="pair").sort_values(["line", "cost"])
     yield Chart(
         "exit",
-        f"From which exit it carries furthest: {_attack(study, setting)}",
+        f"From which exit it carries furthest: {attack_words(study, setting)}",
         lines_figure(
             lines.assign(cost=100 * lines.cost), x="cost", x_title="made on this part of the network (% of cost)",
             y_title="target fooled", kinds=_kinds(study),
         ),
         "Transfer over the exit that an example was made on. " + _spoken(lines),
-        f"Of images that source and target answer rightly when clean. {_where(study, lines, setting)}.",
+        f"Of images that source and target answer rightly when clean. "
+        f"{_where(study, lines, setting, attack_words(study, setting))}.",
         lines,
     )  # fmt: skip
 
 
 def _thresholds(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterator[Chart]:
+    first = study.spec.policies[0]
+    alike = [each.name for each in study.spec.policies if (each.score, each.fallback) == (first.score, first.fallback)]
     rows = summary[
         (summary.attack_name == setting.attack_name)
-        & (summary.epsilon == setting.epsilon)
+        & (summary.strength == setting.strength)
+        & summary.policy.isin(alike)
+        & ~summary.stop_when_fooled
         & (summary.objective == "taken")
         & (summary.source == summary.target)
     ]
@@ -262,12 +323,12 @@ def _thresholds(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterat
         label = labels_of(study)[str(source)]
         yield Chart(
             f"thresholds-{source}",
-            f"Other thresholds: {label}, {_attack(study, setting)}",
+            f"Other thresholds: {label}, {attack_words(study, setting)}",
             thresholds_figure(both, fixed_at),
             "Share fooled over the threshold. "
             + "; ".join(f"{'anew' if row['made_anew'] else 'fixed'} {row['words']}" for row in _records(both)),
-            f"Of attackable images; an attack on the exit taken depends on the threshold. "
-            f"{attack_titles(study)[setting.attack_name]} {as_255(setting.epsilon)} · 95 % intervals.",
+            "Of attackable images; an attack on the exit taken depends on the threshold. "
+            f"{_where(study, both, setting, attack_words(study, setting), policy=False)}.",
             both,
         )
 
@@ -317,4 +378,4 @@ def _count(row: dict[str, Any]) -> str:
 
 
 def _spoken(lines: pd.DataFrame) -> str:
-    return "; ".join(f"{as_255(row['epsilon'])} {row['words']}" for row in _records(lines)) + "."
+    return "; ".join(f"{row['strength']} {row['words']}" for row in _records(lines)) + "."

@@ -11,12 +11,11 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from core.attacks.spec import as_255
 from core.figures.studies import claims_figure
 from core.figures.theme import KIND_GLYPHS, QUIET
 from core.study.black_box import black_box_table
 from core.study.black_box_charts import black_box_charts, black_box_rows
-from core.study.charts import Chart, Setting, attack_titles, charts, labels_of, offered
+from core.study.charts import Chart, Setting, attack_words, charts, labels_of, offered
 from core.study.claims import first_policy, interval_words, judge_claims, load_claims
 from core.study.spec import policy_words, shipped_studies
 from core.study.store import SPEC_FILE, Study, read_study
@@ -76,10 +75,12 @@ def with_bounds(claims: pd.DataFrame) -> pd.DataFrame:
 
 
 def _all_charts(study: Study, summary: pd.DataFrame, black_box: pd.DataFrame) -> list[Chart]:
-    """Charts under the first policy: those of one epsilon for every attack and epsilon, the others for every attack."""
-    choices, drawn = offered(study, summary), dict[str, Chart]()
-    for attack_name, epsilon in product(choices.attack_names, choices.epsilons):
-        setting = Setting(choices.policies[0], attack_name, epsilon, choices.objectives[0])
+    """Charts under the first policy: for every attack, and each of its strengths where they show one of several."""
+    choices, drawn, settings = offered(study, summary), dict[str, Chart](), list[Setting]()
+    for images, (attack_name, strengths) in product(choices.images, choices.strengths.items()):
+        aim = choices.objectives[attack_name][0]
+        settings += [Setting(choices.policies[0], attack_name, strength, aim, images) for strength in strengths]
+    for setting in settings:
         for chart in chain(black_box_charts(study, black_box, setting), charts(study, summary, setting)):
             drawn.setdefault(chart.caption + chart.title, chart)
     return list(drawn.values())[:MAX_CHARTS]
@@ -109,9 +110,10 @@ FRACTIONS = ("rate", "low", "high", "clean_accuracy", "adversarial_accuracy", "c
 
 
 def _surrogates_shown(study: Study, summary: pd.DataFrame, black_box: pd.DataFrame) -> dict[str, Any]:
-    """One row a surrogate and target, as text: under the first policy, the first attack and its largest epsilon."""
+    """One row a surrogate and target, as text: under the first policy, the first attack as far as it may go."""
     choices = offered(study, summary)
-    setting = Setting(choices.policies[0], choices.attack_names[0], choices.epsilons[-1], choices.objectives[0])
+    name, strengths = next(iter(choices.strengths.items()))
+    setting = Setting(choices.policies[0], name, strengths[-1], choices.objectives[name][0], choices.images[0])
     labels = labels_of(study)
     columns = ["target", "surrogate", "learned from", "queries", "right", "agrees", "target fooled", "n"]
     rows = [
@@ -125,8 +127,7 @@ def _surrogates_shown(study: Study, summary: pd.DataFrame, black_box: pd.DataFra
         ]
         for row in black_box_rows(study, black_box, setting).to_dict("records")
     ]
-    attack = f"{attack_titles(study)[setting.attack_name]} {as_255(setting.epsilon)}"
-    return {"columns": columns, "rows": rows, "setting": f"{attack}, {setting.policy}"}
+    return {"columns": columns, "rows": rows, "setting": f"{attack_words(study, setting)}, {setting.policy}"}
 
 
 def _with_interval(row: Mapping[Hashable, Any], share: str) -> str:

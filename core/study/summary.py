@@ -7,6 +7,7 @@ import pandas as pd
 
 from core.metrics import NORMAL_QUANTILE, rate
 from core.study.store import connect
+from core.study.strengths import strengths
 from core.tables import TableSchema, fooled_columns
 
 SUMMARY = TableSchema(
@@ -19,6 +20,7 @@ SUMMARY = TableSchema(
         "attack_name": "text",
         "attack": "text",
         "epsilon": "number",
+        "strength": "text",
         "objective": "text",
         "seed": "whole",
         "stop_when_fooled": "truth",
@@ -73,44 +75,48 @@ def summary_table(folder: Path) -> pd.DataFrame:
 
     The rate is over images that source and target answer rightly when clean, and that are attackable at the source;
     its interval is Wilson's. Accuracies and costs are over all images; the interval of the change in mean cost is the
-    normal one of paired differences. Everything at 95 %.
+    normal one of paired differences. Everything at 95 %. ``strength`` is how far the attack may go, in words.
 
     Args:
         folder: Of the study.
     """
     rows = connect(folder).execute(_QUERY).df()
+    rows = rows.assign(strength=rows.attack.map(strengths(folder)).astype("str"))
+    rows = rows.sort_values(["images", "attack_name", "stop_when_fooled", "epsilon", "strength"], kind="stable")
     shares = [rate(int(hits), int(among)) for hits, among in zip(rows.num_fooled, rows.num_images, strict=True)]
     change = rows.adversarial_cost - rows.clean_cost
-    reach = NORMAL_QUANTILE * rows.deviation / np.sqrt(rows.num_all.clip(lower=1))
+    half = NORMAL_QUANTILE * rows.deviation / np.sqrt(rows.num_all.clip(lower=1))
     rows = rows.drop(columns="deviation").assign(
         **pd.DataFrame([fooled_columns(share) for share in shares], columns=["rate", "low", "high"]),
-        cost_change_low=change - reach,
-        cost_change_high=change + reach,
+        cost_change_low=change - half,
+        cost_change_high=change + half,
     )
-    return SUMMARY.check(rows)
+    return SUMMARY.check(rows.reset_index(drop=True))
 
 
 def summary_rows(
-    table: pd.DataFrame, policy: str, *, attack_name: str = "", epsilon: float | None = None, objective: str = "taken"
+    table: pd.DataFrame, policy: str, *, attack_name: str = "", strength: str = "", objective: str = "taken"
 ) -> pd.DataFrame:
     """The rows of one setting: attacks made anew where there are some, else fixed examples; none that stop when fooled.
+
+    Of several seeds of a random start the first counts.
 
     Args:
         table: Schema ``SUMMARY``.
         policy: By its name.
         attack_name: A preset; all without.
-        epsilon: In pixels of [0, 1]; all without.
+        strength: How far it may go, in words; all without.
         objective: Of early-exit sources; a static one's only objective always counts.
     """
     chosen = (table.policy == policy) & ~table.stop_when_fooled & _aims_at(table, objective)
     chosen &= (table.attack_name == attack_name) | (not attack_name)
-    if epsilon is not None:
-        chosen &= table.epsilon == epsilon
+    chosen &= (table.strength == strength) | (not strength)
     rows = table[chosen]
+    rows = rows[rows.seed == rows.groupby(["attack_name", "strength"]).seed.transform("min")]
     return rows[rows.made_anew] if rows.made_anew.any() and rows.made_at.nunique() > 1 else rows
 
 
 def _aims_at(table: pd.DataFrame, objective: str) -> "pd.Series[bool]":
-    # A static source has one objective, which is called final.
-    only_final = table.groupby("source").objective.transform(lambda aims: set(aims) == {"final"})
+    # A static source has one objective, which is called final; a corruption has none on any.
+    only_final = table.groupby(["source", "attack_name"]).objective.transform(lambda aims: set(aims) == {"final"})
     return (table.objective == objective) | only_final.astype(bool)
