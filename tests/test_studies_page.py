@@ -23,6 +23,14 @@ from ui import study_cache
 ROOT = Path(__file__).parents[1]
 WIDE = STUDY.replace('epsilon = ["8/255", "32/255"]', 'epsilon = ["2/255", "8/255", "32/255"]')
 
+DARKER = """
+[[attacks]]
+preset = "darker"
+severity = 3
+
+[[policies]]"""
+CORRUPTED = PLACES.replace("\n[[policies]]", DARKER)
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
@@ -36,7 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DATASETS, "toy", toys.TOY_DATASET)
         patch.setitem(ARCHITECTURES, "toy", toys.TOY_ARCHITECTURE)
-        for write, text, name in ((write_places, PLACES, "places"), (write_project, WIDE, "toys")):
+        for write, text, name in ((write_places, CORRUPTED, "places"), (write_project, WIDE, "toys")):
             for variable, value in write(folder / name).items():
                 patch.setenv(variable, value)
             run_toys(folder / "run" / name, text)
@@ -152,15 +160,20 @@ def test_any_subset_is_judged_as_the_study_judged_it(folders: dict[str, Path]) -
     study, table = read_study(folders["places"]), summary_table(folders["places"])
     (model,) = all_exits_models(study)
     whole = whole_answers(folders["places"], model)
-    assert len(whole.labels) == 12 and {source for source, _ in whole.attacked} == {"toy-early-exit"}
+    assert len(whole.labels) == 12 and {source for source, _ in whole.attacked} == {"toy-early-exit", ALL}
+    pgd = table[table.attack_name == "pgd"]
     for name, exits in ((f"{ALL}@0", (0, 3)), (f"{ALL}@0-2", (0, 2, 3))):
-        row = placed_rows(whole, exits, ExitPolicy(0.5), "chosen").iloc[0]
-        expected = table[(table.source == "toy-early-exit") & (table.target == name)].iloc[0]
+        placed = placed_rows(whole, exits, ExitPolicy(0.5), "chosen").set_index("made_on")
+        # A corruption is the same for all: what the placement itself was shown is what all exits were shown.
+        own = table[(table.attack_name == "darker") & (table.source == name) & (table.target == name)].iloc[0]
+        assert placed.loc[ALL, ["num_fooled", "num_images"]].tolist() == [own.num_fooled, own.num_images]
+        row = placed.loc["toy-early-exit"]
+        expected = pgd[(pgd.source == "toy-early-exit") & (pgd.target == name)].iloc[0]
         assert row.clean_accuracy == pytest.approx(expected.clean_accuracy)
         assert row.clean_cost == pytest.approx(expected.clean_cost)
         assert row.adversarial_cost == pytest.approx(expected.adversarial_cost)
         assert row.num_images == round(12 * expected.clean_accuracy) >= expected.num_images
-    attack = table[table.source == "toy-early-exit"].attack.iloc[0]
+    attack = pgd[pgd.source == "toy-early-exit"].attack.iloc[0]
     studied = studied_rows(study, table, model, "T=0.50", attack)
     assert sorted(zip(studied.placement, studied.how, strict=True)) == [
         ("Toy early-exit", "trained with these exits"), ("first", "made anew"), ("two", "made anew"),
@@ -178,6 +191,11 @@ def test_placement_page_moves_with_blocks_and_threshold(shelf: Path) -> None:
     assert not test.exception and "With exits after blocks 1, 3 and at the end" in words(test)
     assert len(test.get("plotly_chart")) == 2
     assert isinstance(before, dict) and pd.notna(before["Fooled"])
+    # Mutant: a corruption said to be made on the model that it is shown to, or anew on each placement.
+    test.selectbox(key="placed_examples").select("Darker severity 3 of 5, factor 0.45").run()
+    said = words(test)
+    assert not test.exception and "are fooled by Darker severity 3 of 5" in said
+    assert "made anew" not in said and "models trained with such exits" in said
 
 
 def test_studies_that_ship_come_in_the_order_of_their_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
