@@ -112,7 +112,7 @@ def test_the_record_begins_where_the_attack_does_and_ends_with_the_stored_images
     starts_elsewhere = getattr(spec, "random_start", False) or getattr(spec, "start", "") == "random"
     ends += [] if starts_elsewhere else [(result.steps[0], result.clean_logits)]
     for step, logits in ends:
-        # tanh strengths the edges of [0, 1] at infinity only, so such an image starts a little inside.
+        # tanh reaches the edges of [0, 1] at infinity only, so such an image starts a little inside.
         near = 1e-4 if isinstance(spec, PublishedEarlyAttack) else 1e-9
         assert torch.allclose(step.confidence, logits.softmax(-1).amax(-1), rtol=0, atol=near)
         assert torch.equal(step.exit_taken, decide(logits, POLICY).computed_exit)
