@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from core.attacks.run import AttackResult
-from core.attacks.success import SUCCESS_RULES, Case
+from core.attacks.success import SUCCESS_RULES, Case, rule_elsewhere
 from core.exits import ExitDecisions, ExitPolicy, decide
 from core.experiment import Experiment
 from core.metrics import Rate, rate
@@ -203,7 +203,8 @@ def decisions_table(experiment: Experiment, policy: ExitPolicy) -> pd.DataFrame:
         result = experiment.results[source]
         clean_logits = experiment.clean_logits[target]
         clean, adversarial = decide(clean_logits, policy), decide(logits, policy)
-        rule = SUCCESS_RULES[result.spec.success_rule if source == target else _transfer_rule(result)]
+        own = result.spec.success_rule
+        rule = SUCCESS_RULES[own if source == target else rule_elsewhere(own, result.spec.goal_class)]
         case = Case(clean_logits, logits, image_set.labels, policy, result.spec.goal_class)
         change = (result.adversarial - result.images).flatten(1).double()
         costs = experiment.cards[target].exit_costs
@@ -331,13 +332,6 @@ def fooled_columns(share: Rate) -> dict[str, int | float]:
         "low": share.low,
         "high": share.high,
     }
-
-
-def _transfer_rule(result: AttackResult) -> str:
-    # A target counts at its deployed prediction, or exit, whatever the attack aimed at on its source.
-    if result.spec.success_rule == "slowed":
-        return "slowed"
-    return "goal_reached" if result.spec.goal_class is not None else "misclassified_taken"
 
 
 def _decision_columns(state: str, decisions: ExitDecisions, costs: tuple[float, ...]) -> dict[str, np.ndarray]:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from core.checkpoints import list_models, load_card
+from core.study.cell_table import read_cells
 from core.study.spec import parse_study
 from core.study.store import SHIPPED, SPEC_FILE, read_study
-from core.study.verify import changed_models, read_cells, verify_study
+from core.study.verify import changed_models, verify_study
 
 RESULTS = sorted(path.parent for path in SHIPPED.glob("*/study.json"))
 each = pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)

@@ -159,7 +159,7 @@ def test_any_subset_is_judged_as_the_study_judged_it(folders: dict[str, Path]) -
     # Mutants: costs of all exits; exits of the wrong columns; fixed examples of another source.
     study, table = read_study(folders["places"]), summary_table(folders["places"])
     (model,) = all_exits_models(study)
-    whole = whole_answers(folders["places"], model)
+    whole = whole_answers(folders["places"], study, model)
     assert len(whole.labels) == 12 and {source for source, _ in whole.attacked} == {"toy-early-exit", ALL}
     pgd = table[table.attack_name == "pgd"]
     for name, exits in ((f"{ALL}@0", (0, 3)), (f"{ALL}@0-2", (0, 2, 3))):
@@ -194,7 +194,7 @@ def test_placement_page_moves_with_blocks_and_threshold(shelf: Path) -> None:
     # Mutant: a corruption said to be made on the model that it is shown to, or anew on each placement.
     test.selectbox(key="placed_examples").select("Darker severity 3 of 5, factor 0.45").run()
     said = words(test)
-    assert not test.exception and "are fooled by Darker severity 3 of 5" in said
+    assert not test.exception and "fooled by Darker severity 3 of 5" in said
     assert "made anew" not in said and "models trained with such exits" in said
 
 

@@ -1,7 +1,9 @@
 """Claims: measures against loops over rows, intervals against oracles, verdicts by hand."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -140,6 +142,92 @@ def test_making_cost_counts_passes_until_the_first_wrong_answer(study_folder: Pa
     assert 0 < right.sum() < 12 and len(set(static[right])) > 1
 
 
+def test_early_share_of_making_counts_passes_until_the_first_wrong_answer() -> None:
+    # Mutants: passes after success counted; every image weighing the same; the pass where it is wrong already.
+    early = replace(model("e", kind="early-exit"), exit_costs=(0.2, 0.7, 1.0))
+    rows = pd.DataFrame(
+        {
+            "image_id": ["a", "b", "a", "c"],
+            "step_exit": [[0, 0, 1, -1], [2, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]],
+            "step_wrong": [[False, False, False, False], [False, False, True, True], [False, True, True, True],
+                           [True, True, True, True]],
+        }
+    )  # fmt: skip
+    tables = SimpleNamespace(models=lambda kind: [early], steps=lambda source: rows)
+    (found,) = MEASURES["early_share_of_making"](tables)  # type: ignore[arg-type]
+    # a: exits 1, 1, 2 and then, attacked once more, 2; b: the final one and exit 1; c was wrong from the start.
+    assert dict(zip(found.image_ids, found.numerator.tolist(), strict=True)) == {"a": 2, "b": 1, "c": 0}
+    assert dict(zip(found.image_ids, found.denominator.tolist(), strict=True)) == {"a": 4, "b": 2, "c": 0}
+
+
+def test_own_attacks_count_only_under_the_policy_they_were_made_under(study_folder: Path) -> None:
+    # Mutants: what was made at T = 0.60 told as white-box robustness at T = 0.90; steps of any policy.
+    tables = {
+        name: Tables(read_study(study_folder), connect(study_folder), Where(name)) for name in ("T=0.60", "T=0.90")
+    }
+    for measure in ("own_success", "own_cost_change", "early_share_of_making"):
+        assert [len(list(MEASURES[measure](each))) for each in tables.values()] == [1, 0], measure
+    (own,) = MEASURES["own_success"](tables["T=0.60"])
+    rows = rows_of(study_folder, EARLY, EARLY, "taken")
+    assert own.numerator.sum() == pytest.approx(rows[rows.attackable].succeeded.sum() / 2)  # of two epsilons
+    asked = [claim(name="own"), claim(name="made", measure="early_share_of_making")]
+    table = judge_claims(study_folder, asked)
+    assert set(table[table.policy == "T=0.90"].verdict) == {"not measured"}
+    assert claims.first_policy(table).elsewhere.tolist() == ["not measured under T = 0.90"] * 2
+
+
+def test_n_of_a_claim_counts_what_the_measure_counts(study_folder: Path) -> None:
+    # Mutant: images of weight 0 counted as well.
+    table = judge_claims(study_folder, [claim(measure="early_to_static_minus_back")]).iloc[0]
+    (found,) = measured(study_folder, "early_to_static_minus_back")
+    assert table.num_images == table.num_images_most == int(found.denominator.sum()) < 12
+    assert claims.count_words({"num_images": 843, "num_images_most": 1906}) == "n = 843 to 1,906"
+
+
+class FakeTables:
+    """Tables of a few models and images."""
+
+    def __init__(self, shown: dict[StudyModel, list[float]], right: list[bool]) -> None:
+        """What fooled each model that was attacked itself, and which images every model answers rightly."""
+        self.study = SimpleNamespace(models=tuple(shown))
+        self.shown, self.right = shown, right
+
+    def images(self, source: StudyModel, target: StudyModel) -> pd.DataFrame | None:
+        assert source is target
+        fooled = self.shown[source]
+        index = pd.Index([f"{source.dataset}/{number}" for number in range(len(fooled))], name="image_id")
+        return pd.DataFrame({"fooled": fooled, "was_right": self.right[: len(fooled)]}, index=index)
+
+    def models(self, kind: str) -> list[StudyModel]:
+        return [each for each in self.shown if each.kind == kind]
+
+    def classes(self, each: StudyModel) -> int:
+        return {"easy": 10, "hard": 100}[each.dataset]
+
+
+def test_a_very_early_exit_is_compared_with_the_same_placement_without_it() -> None:
+    # Mutants: any two placements compared; the later of the two taken for the earlier.
+    def placed(exits: str, first_cost: float) -> StudyModel:
+        costs = (first_cost, 0.6, 1.0) if exits.count("-") else (first_cost, 1.0)
+        return replace(model(f"a@{exits}", kind="early-exit"), exit_costs=costs)
+
+    more, fewer, other = placed("0-5", 0.05), placed("5", 0.6), placed("2-5", 0.3)
+    shown = {more: [1.0, 0.0, 1.0], fewer: [0.0, 0.0, 1.0], other: [1.0, 1.0, 1.0]}
+    (found,) = MEASURES["very_early_exit"](FakeTables(shown, [True, True, False]))  # type: ignore[arg-type]
+    assert found.models == (more, fewer)
+    assert found.numerator.tolist() == [1.0, 0.0, 0.0] and found.denominator.tolist() == [1.0, 1.0, 0.0]
+
+
+def test_harder_data_is_compared_by_a_difference_of_rates() -> None:
+    # Mutants: images of both pooled; the harder subtracted; models of another kind compared.
+    hard = replace(model("h"), dataset="hard")
+    easy, early = replace(model("e"), dataset="easy"), replace(model("d", kind="early-exit"), dataset="easy")
+    shown = {hard: [1.0, 1.0, 0.0], easy: [1.0, 0.0, 0.0, 0.0], early: [0.0]}
+    (found,) = MEASURES["harder_minus_easier"](FakeTables(shown, [True] * 4))  # type: ignore[arg-type]
+    assert found.models == (hard, easy)
+    assert found.numerator.sum() / found.denominator.sum() == pytest.approx(2 / 3 - 1 / 4)
+
+
 # Intervals
 
 
@@ -183,6 +271,11 @@ def test_models_are_drawn_again_only_with_three_seeds_of_every_kind() -> None:
         ]
 
     assert not has_enough_seeds(units(2)) and has_enough_seeds(units(3))
+    # Mutants: placements of one training, or copies of one seed, taken for training seeds.
+    placed = [replace(model(f"e{n}", kind="early-exit", seed=n), exit_costs=(0.1 * n + 0.1, 1.0)) for n in range(3)]
+    copies = [model(f"e{n}", kind="early-exit") for n in range(3)]
+    for models in (placed, copies):
+        assert not has_enough_seeds([unit([1.0], each, model(f"s{n}", seed=n)) for each in models for n in range(3)])
     assert resample([units(2)])[0].std() == 0
     # The mean of three draws of 0, 1 and 2: variance 2/3 over 3.
     assert resample([units(3)])[0].std() == pytest.approx(np.sqrt(2 / 9), rel=0.05)

@@ -1,6 +1,7 @@
 """The tables of a study say what the same attacks say on a page, and what the parts say."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from toy_study import EARLY, STATIC, STUDY, files_of, run_toys, write_project
 
 from core.attacks.run import apply_perturbations, attack
+from core.attacks.spec import SlowdownAttack
 from core.checkpoints import load_card, load_model
 from core.data import open_image_set
 from core.errors import ExitLensError
@@ -18,8 +20,9 @@ from core.exits import ExitAnswers, ExitPolicy, decide
 from core.experiment import ExperimentSpec, attack_for, run_experiment
 from core.machine import PRECISION_VARIABLE
 from core.study import parts
+from core.study.cell_table import read_cells
 from core.study.cells import study_cells
-from core.study.gather import DECISIONS_SCHEMA, ROW_GROUP
+from core.study.gather import DECISIONS_SCHEMA, MADE_COLUMNS, ROW_GROUP, judged
 from core.study.spec import parse_study
 from core.study.store import DECISIONS_FILE, STEPS_FILE, STUDY_FILE, connect, read_study
 from core.study.work import read_perturbations
@@ -72,6 +75,23 @@ def test_rows_are_those_of_the_same_experiment_on_a_page(study_folder: Path, mon
             found.reset_index(drop=True), expected.reset_index(drop=True), check_dtype=False, rtol=1e-4, atol=1e-6
         )
     assert rows.succeeded.any() and not rows.succeeded.all()
+
+
+def test_a_slowdown_counts_elsewhere_by_what_is_computed(study_folder: Path) -> None:
+    # Mutant: another model counted as slowed down where its answer is wrong.
+    study = read_study(study_folder)
+    other = replace(study.model(EARLY), name="other")
+    study = replace(study, models=(*study.models, other))
+    cell = next(cell for cell in read_cells(study_folder, read_study(study_folder)) if cell.source == EARLY)
+    images = pq.read_table(parts.part_path(study_folder, parts.MADE, cell.made_key), columns=MADE_COLUMNS)
+    cell = replace(cell, attack=SlowdownAttack())
+    generator = torch.Generator().manual_seed(1)
+    clean, attacked = (ExitAnswers.of(3 * torch.randn(len(images), 3, 4, generator=generator)) for _ in range(2))
+    rows = judged(study, cell, images, other, 0, clean, attacked).to_pandas()
+    assert set(rows.success_rule) == {"slowed"}
+    assert rows.attackable.tolist() == (rows.clean_computed_exit < 2).tolist()
+    assert rows.succeeded.tolist() == (rows.adversarial_computed_exit > rows.clean_computed_exit).tolist()
+    assert rows.succeeded.tolist() != (rows.adversarial_prediction != rows.label).tolist()
 
 
 def test_policies_of_every_score_decide_from_what_was_stored_as_from_logits(study_folder: Path) -> None:

@@ -13,10 +13,11 @@ from toy_study import EARLY, STATIC, STUDY, run_toys, write_project
 from core.checkpoints import ModelCard, load_card
 from core.errors import ExitLensError
 from core.study import parts
+from core.study.cell_table import read_cells
 from core.study.differences import spec_differences, summary_differences
 from core.study.store import CELLS_FILE, DECISIONS_FILE, connect, read_study, ship, study_folders, write_study
 from core.study.summary import summary_table
-from core.study.verify import changed_models, read_cells, verify_study
+from core.study.verify import changed_models, verify_study
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from itertools import accumulate
 import pandas as pd
 import streamlit as st
 
+from core.attacks.success import DONE_WORDS, SUCCESS_RULES
 from core.exits import ExitPolicy
 from core.figures.placement import CHOSEN, exit_rates_figure, placement_figure
 from core.metrics import rate
@@ -138,15 +139,15 @@ def headline(placing: Placing) -> pd.DataFrame:
     row = rows[(rows.made_on == source) & (rows.attack == attack)].iloc[0]
     share = rate(int(row.num_fooled), int(row.num_images))
     st.markdown(
-        f"With {_exits_in_words(placing.exits)}, **{rate_words(share)}** are fooled by {placing.examples}; clean "
-        f"images take **{100 * row.clean_cost:.0f} %** of its multiply-adds."
+        f"With {_exits_in_words(placing.exits)}, **{rate_words(share)}** {DONE_WORDS[row.success_rule]} by "
+        f"{placing.examples}; clean images take **{100 * row.clean_cost:.0f} %** of its multiply-adds."
     )
     columns = st.columns(4)
     columns[0].metric(
         "Right when clean", f"{100 * row.clean_accuracy:.1f} %", help=f"n = {len(placing.whole.labels):,}"
     )
     columns[1].metric("Mean cost", f"{100 * row.clean_cost:.0f} %", help=meaning("mean cost"))
-    columns[2].metric("Fooled", f"{100 * row.rate:.0f} %", help=rate_words(share))
+    columns[2].metric(DONE_WORDS[row.success_rule].capitalize(), f"{100 * row.rate:.0f} %", help=rate_words(share))
     columns[3].metric("Mean cost attacked", f"{100 * row.adversarial_cost:.0f} %", help=meaning("mean cost"))
     return rows
 
@@ -179,16 +180,25 @@ def placements_panel(placing: Placing, chosen: pd.DataFrame) -> None:
     figure_panel(
         placement_figure(rows),
         key="placements",
-        alt="Fooled over mean cost. "
+        alt="Success of an attack over mean cost. "
         + "; ".join(
-            f"{row['placement']}, {row['how']}: {100 * row['rate']:.0f} % fooled at {100 * row['clean_cost']:.0f} %"
+            f"{row['placement']}, {row['how']}: {100 * row['rate']:.0f} % {DONE_WORDS[row['success_rule']]} at "
+            f"{100 * row['clean_cost']:.0f} %"
             for row in rows.to_dict("records")
         ),
         caption=f"{FIXED.capitalize()}: {placing.examples}, judged under T = {placing.policy.threshold:.2f}; "
-        f"{others}: {own}, judged under {policy_words(policy.name)}. Of those of {len(placing.whole.labels):,} images "
-        f"that the placement answers rightly when clean; 95 % Wilson intervals.",
+        f"{others}: {own}, judged under {policy_words(policy.name)}. {_counted(rows)} "
+        f"{len(placing.whole.labels):,} images; 95 % Wilson intervals.",
         table=rows,
     )
+
+
+def _counted(rows: pd.DataFrame) -> str:
+    """What counts as success for each way of measuring, and among which images; ends before their number."""
+    rules = {str(how): SUCCESS_RULES[group.success_rule.iloc[0]] for how, group in rows.groupby("how", sort=False)}
+    said = {rule.label for rule in rules.values()}
+    words = said.pop() if len(said) == 1 else "; ".join(f"{how}: {rule.label}" for how, rule in rules.items())
+    return f"Counted: {words}. Among the images that the attack can do so to, at most"
 
 
 def _attacks_alike(placing: Placing, attack: str) -> list[str]:

@@ -12,7 +12,7 @@ from core.datasets import DATASETS
 from core.figures.studies import claims_figure
 from core.study.black_box_charts import BLACK_BOX_KEY, black_box_charts
 from core.study.charts import Setting, attack_titles, charts, labels_of, offered, strength_title
-from core.study.claims import interval_words
+from core.study.claims import count_words, interval_words
 from core.study.differences import spec_differences, summary_differences
 from core.study.report import command_of, with_bounds
 from core.study.spec import policy_words
@@ -112,9 +112,7 @@ def claims_panel(opened: Opened) -> None:
         details = f"{row['measure']} It holds {row['region']}."
         if measured:
             elsewhere = f"; {row['elsewhere']}" if row["elsewhere"] else ""
-            details += (
-                f" Measured: {measured}, n = {row['num_images']:,}, under {policy_words(row['policy'])}{elsewhere}."
-            )
+            details += f" Measured: {measured}, {count_words(row)}, under {policy_words(row['policy'])}{elsewhere}."
         st.caption(details)
     drawn = claims[claims.verdict != "not measured"]
     if len(drawn):
@@ -164,9 +162,11 @@ def _images_behind(opened: Opened, rows: pd.DataFrame, source: str, target: str)
         st.caption("These two stand on one backbone: nothing was shown.")
         return
     is_surrogate = opened.study.model(source).surrogate is not None
+    row = cell.iloc[0]
     found = study_cache.fooled_images(
-        opened.place, cell.attack.iloc[0], source, target, opened.setting.policy, is_surrogate=is_surrogate
-    )
+        opened.place, row.attack, source, target, opened.setting.policy, seed=int(row.seed),
+        made_anew=bool(row.made_anew), is_surrogate=is_surrogate,
+    )  # fmt: skip
     title = f"Made on {labels[source]}, fooled {labels[target]}"
     ids = found.image_id.str.rsplit("/", n=1, expand=True)
     if ids.empty:

@@ -92,16 +92,25 @@ def report(place: StudyPlace) -> str:
 @st.cache_resource(max_entries=4, show_spinner="Reading what every exit said …")
 def whole(place: StudyPlace, model: str) -> WholeAnswers:
     """What all exits of an all-exits model said."""
-    return whole_answers(Path(place.folder), study(place).model(model))
+    return whole_answers(Path(place.folder), study(place), study(place).model(model))
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
 def fooled_images(
-    place: StudyPlace, attack: str, source: str, target: str, policy: str, *, is_surrogate: bool = False
+    place: StudyPlace,
+    attack: str,
+    source: str,
+    target: str,
+    policy: str,
+    *,
+    seed: int,
+    made_anew: bool,
+    is_surrogate: bool = False,
 ) -> pd.DataFrame:
     """Images that fooled a target: ``image_id``, ``pixel_hash``, ``label``.
 
-    They are attackable there, and at the source unless that is a surrogate.
+    They are attackable there, and at the source unless that is a surrogate. ``made_anew`` as in the tables: whether
+    what was made under that policy counts, or what was made under another.
     """
     rows: pd.DataFrame = (
         store.connect(Path(place.folder))
@@ -109,8 +118,9 @@ def fooled_images(
             "with own as (select cell, image_id, policy from decisions where source = target and (attackable or ?)) "
             "select image_id, any_value(pixel_hash) as pixel_hash, any_value(label) as label "
             "from decisions join own using (cell, image_id, policy) where attack = ? and source = ? and target = ? "
-            "and policy = ? and attackable and succeeded group by image_id order by image_id",
-            [is_surrogate, attack, source, target, policy],
+            "and policy = ? and seed = ? and made_anew = ? and attackable and succeeded "
+            "group by image_id order by image_id",
+            [is_surrogate, attack, source, target, policy, seed, made_anew],
         )
         .df()
     )

@@ -206,6 +206,21 @@ SUCCESS_RULES = {
     )
 }
 
+
+def rule_elsewhere(success_rule: str, goal_class: int | None) -> str:
+    """Name of the rule by which another model than the attacked one counts.
+
+    A target counts at its deployed prediction, or exit, whatever the attack aimed at on its source.
+
+    Args:
+        success_rule: Name of the attack's own.
+        goal_class: Of a targeted attack.
+    """
+    if success_rule == "slowed":
+        return "slowed"
+    return "goal_reached" if goal_class is not None else "misclassified_taken"
+
+
 # What became of the images on which a rule holds, in the words of a headline.
 DONE_WORDS = {
     "misclassified_taken": "fooled",

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from core.attacks.success import DONE_WORDS
 from core.figures.theme import ADVERSARIAL, CLEAN, EARLY_EXIT, PERCENT_TICKS, QUIET, bare_figure, interval
 
 CHOSEN = "chosen here"
@@ -23,7 +24,7 @@ _STYLES = {
 
 
 def placement_figure(rows: pd.DataFrame) -> go.Figure:
-    """Share fooled over mean cost, one marker a placement; the chosen one is large and named in bold.
+    """Success of an attack over mean cost, one marker a placement; the chosen one is large and named in bold.
 
     Args:
         rows: Schema ``PLACED``, one attack; the placement ``CHOSEN`` is the reader's.
@@ -31,7 +32,8 @@ def placement_figure(rows: pd.DataFrame) -> go.Figure:
     across = {"title": "mean cost of clean images", "ticksuffix": " %", "zeroline": False, "showgrid": False}
     named = _named(rows)
     height, top = 400 + _LINE_PIXELS * len(named), _FIRST_LINE + _LINE_HEIGHT * len(named)
-    down = {"title": "fooled", **_SHARE_AXIS, "range": [-14, top]}
+    done = {DONE_WORDS[rule] for rule in rows.success_rule}
+    down = {"title": done.pop() if len(done) == 1 else "attack succeeds", **_SHARE_AXIS, "range": [-14, top]}
     figure = bare_figure(height, {"xaxis": across, "yaxis": down, "annotations": _names(named, rows)})
     for how, (symbol, colour) in _STYLES.items():
         some = rows[rows.how == how]
@@ -55,7 +57,8 @@ def placement_figure(rows: pd.DataFrame) -> go.Figure:
                 },
                 hovertext=[
                     f"{row['placement']} ({row['exits'] or 'its own exits'}), {how}: {row['num_fooled']:,} of "
-                    f"{row['num_images']:,} fooled, right on {100 * row['clean_accuracy']:.1f} % when clean, mean cost "
+                    f"{row['num_images']:,} {DONE_WORDS[row['success_rule']]}, "
+                    f"right on {100 * row['clean_accuracy']:.1f} % when clean, mean cost "
                     f"{100 * row['clean_cost']:.0f} %"
                     for row in some.to_dict("records")
                 ],

@@ -13,6 +13,7 @@ from core.study import parts
 from core.study.models import StudyModel
 from core.study.store import SURROGATES_FILE, Study, connect
 from core.study.strengths import strengths
+from core.study.summary import policy_names
 from core.study.surrogates import Surrogate, labels_right
 from core.tables import TableSchema
 
@@ -64,6 +65,7 @@ BLACK_BOX = TableSchema(
         "stop_when_fooled": "truth",
         "policy": "text",
         "made_at": "number",
+        "made_under": "text",
         "made_anew": "truth",
         "num_all": "whole",
         "num_right": "whole",
@@ -89,11 +91,12 @@ BLACK_BOX = TableSchema(
 
 _QUERY = """
 with own as (
-    select cell, image_id, policy, made_at, attackable as surrogate_attackable, clean_prediction as own_prediction
+    select cell, image_id, policy, attackable as surrogate_attackable, clean_prediction as own_prediction
     from decisions where source = target
 )
 select images, surrogate, target, architecture, kind, labels, corruption, severity, num_learned, queries, num_epochs,
     training_seed, labels_right, attack_name, attack, epsilon, objective, seed, stop_when_fooled, policy, made_at,
+    made_at_json,
     any_value(made_anew) as made_anew,
     count(*) as num_all,
     count(*) filter (own_prediction = label) as num_right,
@@ -102,8 +105,9 @@ select images, surrogate, target, architecture, kind, labels, corruption, severi
     count(*) filter (attackable and succeeded) as num_fooled,
     count(*) filter (attackable and surrogate_attackable) as num_attackable,
     count(*) filter (attackable and surrogate_attackable and succeeded) as num_both,
-from decisions join own using (cell, image_id, policy, made_at)
+from decisions join own using (cell, image_id, policy)
     join surrogates on source = surrogate and list_contains(targets, target)
+    join (select cell, made_at_json from cells) using (cell)
 group by all
 order by images, attack_name, stop_when_fooled, epsilon, target, surrogate, objective, seed, made_at, policy
 """
@@ -168,6 +172,9 @@ def black_box_table(folder: Path, study: Study) -> pd.DataFrame:
         rows[share] = pd.Series([one.value for one in rates], dtype=float)
         rows[f"{share}_low"] = pd.Series([one.low for one in rates], dtype=float)
         rows[f"{share}_high"] = pd.Series([one.high for one in rates], dtype=float)
+    names = policy_names(study)
+    made = [names[key] for key in zip(rows.surrogate, rows.pop("made_at_json"), strict=True)]
+    rows["made_under"] = pd.Series(made, index=rows.index, dtype="str")
     rows["strength"] = rows.attack.map(strengths(folder)).astype("str")
     rows["same_architecture"] = rows.architecture == rows.target.map(architectures)
     return BLACK_BOX.check(rows)

@@ -30,7 +30,7 @@ def black_box_rows(study: Study, table: pd.DataFrame, setting: Setting) -> pd.Da
     chosen &= (table.strength == setting.strength) & ~table.stop_when_fooled.astype(bool)
     chosen &= (table.objective == setting.objective) | (table.kind == "static")
     rows = table[chosen]
-    rows = rows[rows.made_anew] if rows.made_anew.any() and rows.made_at.nunique() > 1 else rows
+    rows = rows[rows.made_anew] if rows.made_anew.any() and rows.made_under.nunique() > 1 else rows
     rows = rows.drop_duplicates(["images", "surrogate", "target"])
     order = {model.name: number for number, model in enumerate(study.models)}
     rows = rows.sort_values("surrogate", key=lambda names: names.map(order), kind="stable")

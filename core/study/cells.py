@@ -87,6 +87,16 @@ def attack_fields(attack: AttackSpec) -> dict[str, object]:
     return fields
 
 
+def policy_text(policy: ExitPolicy) -> str:
+    """A policy as one line of JSON."""
+    return TypeAdapter(ExitPolicy).dump_json(policy).decode()
+
+
+def read_policy(text: str) -> ExitPolicy:
+    """The policy that ``policy_text`` came from."""
+    return TypeAdapter(ExitPolicy).validate_json(text)
+
+
 def read_attack(fields: Mapping[str, object]) -> AttackSpec:
     """The attack that ``attack_fields`` came from."""
     return _ATTACKS.validate_python(fields)

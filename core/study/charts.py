@@ -313,8 +313,8 @@ def _thresholds(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterat
     ]
     for source, own in rows.groupby("source"):
         fixed_at = study.model(str(source)).policies[0].threshold
-        fixed, anew = own[own.made_at == fixed_at], own[own.made_anew]
-        if anew.made_at.nunique() < FEW:
+        fixed, anew = own[own.made_under == first.name], own[own.made_anew]
+        if anew.made_under.nunique() < FEW:
             continue
         both = pd.concat([fixed.assign(made_anew=False), anew.assign(made_anew=True)])
         both = both.assign(

@@ -46,6 +46,7 @@ CLAIMS = TableSchema(
         "policy_dependent": "truth",
         "num_comparisons": "whole",
         "num_images": "whole",
+        "num_images_most": "whole",
     },
 )
 
@@ -167,7 +168,8 @@ def judge_claims(folder: Path, claims: Sequence[Claim] | None = None, seed: int 
     paired. Where every kind of model is there with three training seeds or more, models are drawn again first;
     otherwise the verdict is one ``on these weights``. Levels are adjusted by Holm within each family and policy,
     counting all claims of the family, measured or not. A claim whose verdict turns from one policy to another is
-    ``policy_dependent``.
+    ``policy_dependent``. ``num_images`` are those that count in the comparison with fewest, ``num_images_most`` in
+    that with most.
 
     Args:
         folder: Of the study.
@@ -234,6 +236,7 @@ def _row(one: _Measured, level: float) -> dict[str, object]:
     if one.units:
         low, high = (float(end) for end in np.quantile(one.draws, (level / 2, 1 - level / 2)))
         verdict = judge(low, high, claim.bounds)
+    counts = [int((unit.denominator > 0).sum()) for unit in one.units]
     scope = "over training seeds" if one.units and has_enough_seeds(one.units) else "on these weights"
     return {
         "claim": claim.name,
@@ -250,7 +253,8 @@ def _row(one: _Measured, level: float) -> dict[str, object]:
         "scope": scope,
         "policy_dependent": False,
         "num_comparisons": len(one.units),
-        "num_images": len({image_id for unit in one.units for image_id in unit.image_ids}),
+        "num_images": min(counts, default=0),
+        "num_images_most": max(counts, default=0),
     }
 
 
@@ -264,6 +268,16 @@ def interval_words(row: Mapping[str, Any]) -> str:
         return ""
     value, low, high = (f"{100 * row[end]:+.1f}".replace("-", "−") for end in ("value", "low", "high"))
     return f"{value} % ({low} to {high} %)"
+
+
+def count_words(row: Mapping[str, Any]) -> str:
+    """How many images count in each comparison: ``n = 859``, or ``n = 843 to 906``.
+
+    Args:
+        row: Of schema ``CLAIMS``.
+    """
+    fewest, most = row["num_images"], row["num_images_most"]
+    return f"n = {fewest:,}" if fewest == most else f"n = {fewest:,} to {most:,}"
 
 
 def first_policy(table: pd.DataFrame) -> pd.DataFrame:

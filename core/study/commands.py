@@ -46,13 +46,13 @@ def run(
 
     from core.study import workers as places
     from core.study.runner import StudyProgress, run_study
-    from core.study.spec import load_study
+    from core.study.spec import load_study, with_num_images
 
     if ray and workers:
         raise ExitLensError("Give either --workers or --ray: on Ray, its own CPUs say how many cells run at once.")
     study, text = load_study(spec)
     if num_images:
-        study = replace(study, num_images=num_images)
+        study, text = replace(study, num_images=num_images), with_num_images(text, num_images)
     count = workers or max(1, (os.cpu_count() or 1) // study.num_threads)
     on_this_machine = places.here if count == 1 else places.spawned(count)
     place = places.on_ray(ray, study.num_threads) if ray else on_this_machine
@@ -86,7 +86,7 @@ def claims(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Whether what is claimed of early exits holds in this study: holds, does not hold, or undecided."""
-    from core.study.claims import first_policy, interval_words, judge_claims
+    from core.study.claims import count_words, first_policy, interval_words, judge_claims
 
     table = judge_claims(folder)
     if as_json:
@@ -102,7 +102,7 @@ def claims(
             elsewhere = f"; {named['elsewhere']}" if named["elsewhere"] else ""
             turns = ", so it depends on the policy" if named["policy_dependent"] else ""
             print(
-                f"{'':13} {measured}, n = {named['num_images']:,}, {named['scope']}, under {named['policy']}"
+                f"{'':13} {measured}, {count_words(named)}, {named['scope']}, under {named['policy']}"
                 f"{elsewhere}{turns}."
             )
 

@@ -6,7 +6,7 @@ import pandas as pd
 from core.study.store import Study
 
 _SAME = [
-    "images", "source", "target", "attack", "objective", "seed", "stop_when_fooled", "policy", "made_anew",
+    "images", "source", "target", "attack", "objective", "seed", "stop_when_fooled", "policy", "made_under",
 ]  # fmt: skip
 _SHOWN = ["num_fooled", "num_images", "rate", "low", "high", "adversarial_accuracy", "adversarial_cost"]
 

@@ -1,6 +1,5 @@
 """From parts to tables: everything that is done, judged under the study's policies, cell by cell."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -11,44 +10,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from pydantic import TypeAdapter
 
-from core.attacks.success import SUCCESS_RULES, StoredCase
+from core.attacks.success import SUCCESS_RULES, StoredCase, rule_elsewhere
 from core.data import parse_image_set_name
 from core.examples import short_hash
-from core.exits import ExitAnswers, ExitDecisions, ExitPolicy
+from core.exits import ExitAnswers, ExitDecisions
 from core.study import parts
-from core.study.cells import FORMAT, Cell, attack_fields
+from core.study.cells import FORMAT, Cell
 from core.study.models import StudyModel
 from core.study.placements import is_placement
-from core.study.store import ANSWERS_FILE, CELLS_FILE, DECISIONS_FILE, STEPS_FILE, TIMINGS_FILE, Study, write_study
+from core.study.store import ANSWERS_FILE, DECISIONS_FILE, STEPS_FILE, TIMINGS_FILE, Study, write_study
 
+# Raised when the same answers would be judged in another way: tables are then made again, without any attack.
+JUDGEMENT = 2
 ROW_GROUP = 100_000
 MADE_COLUMNS = ["image_id", "pixel_hash", "label", "linf", "l2"]
-
-CELLS_SCHEMA = pa.schema(
-    [
-        ("cell", pa.string()),
-        ("made", pa.string()),
-        ("images", pa.string()),
-        ("num_images", pa.int32()),
-        ("source", pa.string()),
-        ("attack", pa.string()),
-        ("attack_name", pa.string()),
-        ("attack_json", pa.string()),
-        ("epsilon", pa.float64()),
-        ("objective", pa.string()),
-        ("seed", pa.int32()),
-        ("stop_when_fooled", pa.bool_()),
-        ("made_at_json", pa.string()),
-        ("targets", pa.list_(pa.string())),
-        ("batch_size", pa.int32()),
-        ("num_threads", pa.int16()),
-        ("precision", pa.string()),
-        ("record_steps", pa.bool_()),
-    ]
-)
-"""One cell as it was planned; ``source`` and ``attack`` are empty in a clean cell."""
 
 _STATE = [
     ("answered_exit", pa.int16()),
@@ -98,34 +74,6 @@ STEPS_SCHEMA = pa.schema([field for field in parts.made_schema(1) if field.name 
 """One attacked image: the exit that it was about to leave at after each step, and whether it was wrong there."""
 
 
-def write_cells(folder: Path, cells: Sequence[Cell]) -> None:
-    """Writes the table of cells: schema ``CELLS_SCHEMA``."""
-    rows = [
-        {
-            "cell": cell.key,
-            "made": cell.made_key if cell.attack else "",
-            "images": cell.images,
-            "num_images": cell.num_images,
-            "source": cell.source,
-            "attack": cell.attack.label if cell.attack else "",
-            "attack_name": cell.attack.name if cell.attack else "",
-            "attack_json": json.dumps(attack_fields(cell.attack)) if cell.attack else "",
-            "epsilon": cell.attack.epsilon if cell.attack else 0.0,
-            "objective": cell.attack.aim if cell.attack else "",
-            "seed": getattr(cell.attack, "seed", 0),
-            "stop_when_fooled": getattr(cell.attack, "stop_when_fooled", False),
-            "made_at_json": TypeAdapter(ExitPolicy).dump_json(cell.made_at).decode(),
-            "targets": list(cell.targets),
-            "batch_size": cell.batch_size,
-            "num_threads": cell.num_threads,
-            "precision": cell.precision,
-            "record_steps": cell.record_steps,
-        }
-        for cell in cells
-    ]
-    parts.write_whole(folder / CELLS_FILE, parts.encode(pa.Table.from_pylist(rows, CELLS_SCHEMA), "cells"))
-
-
 def _answers_of_whole(folder: Path, study: Study, cell: Cell) -> pa.Table:
     """What all-exits models say, of which any placement can be judged."""
     table = pq.read_table(parts.part_path(folder, parts.ANSWERS, cell.key)).replace_schema_metadata(None)
@@ -151,7 +99,8 @@ def gather(folder: Path, study: Study, cells: Sequence[Cell]) -> Study:
         The description with the number of cells done, as it is now in the folder.
     """
     done = [cell for cell in cells if is_done(folder, cell)]
-    state = short_hash([FORMAT, [cell.key for cell in done], [str(model.policies) for model in study.models]])
+    policies = [str(model.policies) for model in study.models]
+    state = short_hash([FORMAT, JUDGEMENT, [cell.key for cell in done], policies])
     _write_table(folder / DECISIONS_FILE, DECISIONS_SCHEMA, _decisions(folder, study, done), state)
     made = [cell for cell in done if cell.attack]
     for file, schema, kind, keys in (
@@ -236,9 +185,8 @@ def judged(
     policy, made_under = target.policies[number], study.model(cell.source).policies[number]
     labels = torch.from_numpy(images["label"].to_numpy().astype(np.int64))
     case = StoredCase(clean, adversarial, labels, policy, cell.attack.goal_class)
-    # A target counts at its deployed prediction, whatever the attack aimed at on its source.
-    elsewhere = "misclassified_taken" if cell.attack.goal_class is None else "goal_reached"
-    rule = SUCCESS_RULES[cell.attack.success_rule if target.name == cell.source else elsewhere]
+    own = cell.attack.success_rule
+    rule = SUCCESS_RULES[own if target.name == cell.source else rule_elsewhere(own, cell.attack.goal_class)]
     before, after = clean.decide(policy), adversarial.decide(policy)
     dataset, split, _ = parse_image_set_name(cell.images)
     values: dict[str, object] = {

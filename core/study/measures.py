@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from core.datasets import DATASETS
 from core.study.models import StudyModel
+from core.study.placements import is_placement, split_name
 from core.study.store import Study
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ class Tables:
     def images(self, source: StudyModel, target: StudyModel, objective: str | None = None) -> pd.DataFrame | None:
         """What was made on one model and shown to another, one row an image; None where the study has nothing of it.
 
+        What is shown to its own source counts only where it was made under the policy that judges it.
+
         Returns:
             By image id: ``fooled`` and ``cost_change``, means over attacks and epsilons, and whether the target
             ``was_right`` on the clean image.
@@ -94,7 +98,7 @@ class Tables:
             "bool_and(attackable) as was_right from decisions where source = ? and target = ? and policy = ? "
             "and not stop_when_fooled and (list_contains(?, source) or objective = ?) "
             "and (len(?) = 0 or list_contains(?, attack_name)) "
-            "and (len(?) = 0 or list_contains(?, epsilon)) and (made_anew or not ?) "
+            "and (len(?) = 0 or list_contains(?, epsilon)) and (made_anew or not (? or source = target)) "
             "group by image_id order by image_id",
             [
                 source.name, target.name, where.policy, statics, objective or where.objective,
@@ -104,19 +108,27 @@ class Tables:
         return rows.set_index("image_id") if len(rows) else None
 
     def steps(self, source: StudyModel) -> pd.DataFrame | None:
-        """What the attacks on a model went through, one row an image and attack; None where there is nothing."""
+        """What the attacks on a model went through, one row an image and attack; None where there is nothing.
+
+        Only attacks made under the policy count.
+        """
         where, statics = self.where, self._statics
         rows = self._connection.execute(
             "select image_id, attack, step_exit, step_wrong from steps join cells using (made, source, attack) "
-            "where source = ? and not stop_when_fooled and (list_contains(?, source) or objective = ?) "
+            "where source = ? and cell in (select cell from decisions where policy = ? and made_anew) "
+            "and not stop_when_fooled and (list_contains(?, source) or objective = ?) "
             "and (len(?) = 0 or list_contains(?, attack_name)) and (len(?) = 0 or list_contains(?, epsilon)) "
             "order by attack_name, epsilon, image_id",
             [
-                source.name, statics, where.objective,
+                source.name, where.policy, statics, where.objective,
                 *2 * [list(where.attack_names)], *2 * [list(where.epsilons)],
             ],
         ).df()  # fmt: skip
         return rows if len(rows) else None
+
+    def classes(self, model: StudyModel) -> int:
+        """How many classes a model's data set has."""
+        return DATASETS[model.dataset].num_classes
 
     def fits(self, one: StudyModel, other: StudyModel) -> bool:
         """Whether a pair is among those that the claim is about."""
@@ -146,7 +158,10 @@ def _difference(
 
 
 def early_to_static_minus_back(tables: Tables) -> Iterator[Unit]:
-    """D2S minus S2D: how much more often a static model is fooled from an early-exit one than the other way round."""
+    """D2S minus S2D: how much more often a static model is fooled from an early-exit one than the other way round.
+
+    Of images that both answer rightly when clean.
+    """
     for static in tables.models("static"):
         for early in tables.models("early-exit"):
             if tables.fits(static, early):
@@ -155,7 +170,10 @@ def early_to_static_minus_back(tables: Tables) -> Iterator[Unit]:
 
 
 def to_early_minus_to_static(tables: Tables) -> Iterator[Unit]:
-    """S2D minus S2S: how much more often an early-exit model is fooled from a static one than its twin is."""
+    """S2D minus S2S: how much more often an early-exit model is fooled from a static one than its twin is.
+
+    Of images that both targets answer rightly when clean, whatever the source does.
+    """
     for source in tables.models("static"):
         for early in tables.models("early-exit"):
             for static in tables.models("static"):
@@ -166,7 +184,10 @@ def to_early_minus_to_static(tables: Tables) -> Iterator[Unit]:
 
 
 def cost_change(tables: Tables) -> Iterator[Unit]:
-    """How much more an early-exit model computes on what was made on another model than on clean images."""
+    """How much more an early-exit model computes on what was made on another model than on clean images.
+
+    Of all images.
+    """
     for early in tables.models("early-exit"):
         for source in tables.models("static"):
             if tables.fits(source, early) and (rows := tables.images(source, early)) is not None:
@@ -174,14 +195,20 @@ def cost_change(tables: Tables) -> Iterator[Unit]:
 
 
 def own_cost_change(tables: Tables) -> Iterator[Unit]:
-    """How much more an early-exit model computes on what was made on itself than on clean images."""
+    """How much more an early-exit model computes on what was made on itself than on clean images.
+
+    Of all images.
+    """
     for early in tables.models("early-exit"):
         if (rows := tables.images(early, early)) is not None:
             yield _unit([early], rows.cost_change, rows.cost_change.notna())
 
 
 def cost_change_by_size(tables: Tables) -> Iterator[Unit]:
-    """How much more what was made on a larger static network raises an early-exit model's cost than of a smaller."""
+    """How much more what was made on a larger static network raises an early-exit model's cost than of a smaller.
+
+    Of all images.
+    """
     statics = sorted(tables.models("static"), key=lambda model: model.multiply_adds)
     for early in tables.models("early-exit"):
         for index, smaller in enumerate(statics):
@@ -194,7 +221,8 @@ def cost_change_by_size(tables: Tables) -> Iterator[Unit]:
 def transfer_by_exit(tables: Tables) -> Iterator[Unit]:
     """Slope of the transfer to static models over the share of the network that an example was made on.
 
-    By least squares over the exits: what the rate changes by from none of the network to all of it.
+    Of images that the target answers rightly when clean, whatever the source does. By least squares over the exits:
+    what the rate changes by from none of the network to all of it.
     """
     for early in tables.models("early-exit"):
         offsets = np.array(early.exit_costs) - np.mean(early.exit_costs)
@@ -211,17 +239,27 @@ def transfer_by_exit(tables: Tables) -> Iterator[Unit]:
 
 def _making_cost(model: StudyModel, rows: pd.DataFrame) -> pd.DataFrame:
     """Multiply-adds until an image is first wrong, by image; those that never are count with all steps."""
-    exits, wrong = np.stack(rows.step_exit.tolist()), np.stack(rows.step_wrong.tolist()).astype(bool)
-    forward = np.asarray(model.exit_costs)[exits[:, :-1]] * model.multiply_adds
-    # A pass that ends where the image was wrong already is not made; one with its gradient comes to three forwards.
-    is_made = np.cumsum(wrong, axis=1)[:, :-1] == 0
+    exits, is_made = _passes(rows)
+    forward = np.asarray(model.exit_costs)[exits] * model.multiply_adds  # with its gradient it comes to three
     return pd.DataFrame(
-        {"cost": 3 * (forward * is_made).sum(axis=1), "was_right": ~wrong[:, 0], "image_id": rows.image_id}
+        {"cost": 3 * (forward * is_made).sum(axis=1), "was_right": is_made[:, 0], "image_id": rows.image_id}
     ).groupby("image_id").agg({"cost": "mean", "was_right": "all"})  # fmt: skip
 
 
+def _passes(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """The exit that each gradient pass goes through and whether it is made: none is once the image is wrong.
+
+    Both are (rows, steps); an image that is never wrong takes all steps.
+    """
+    exits, wrong = np.stack(rows.step_exit.tolist()), np.stack(rows.step_wrong.tolist()).astype(bool)
+    return exits[:, :-1], np.cumsum(wrong, axis=1)[:, :-1] == 0
+
+
 def making_cost(tables: Tables) -> Iterator[Unit]:
-    """Multiply-adds of making examples on an early-exit model minus on its static twin, over the latter."""
+    """Multiply-adds of making examples on an early-exit model minus on its static twin, over the latter.
+
+    Of images that both answer rightly when clean; until the first wrong answer, or to the end where none comes.
+    """
     for early in tables.models("early-exit"):
         for static in tables.models("static"):
             if early.architecture == static.architecture:
@@ -239,24 +277,33 @@ def _making_cost_difference(tables: Tables, early: StudyModel, static: StudyMode
 
 
 def early_share_of_making(tables: Tables) -> Iterator[Unit]:
-    """Share of gradient passes that went through an exit in the first half of the network."""
+    """Share of the gradient passes until an image is first wrong that went through the first half of the network."""
     for early in tables.models("early-exit"):
         if (rows := tables.steps(early)) is not None:
-            exits = np.stack(rows.step_exit.tolist())[:, :-1]
-            is_early = (np.asarray(early.exit_costs)[exits] <= 0.5).mean(axis=1)
-            by_image = pd.Series(is_early, index=rows.image_id).groupby(level=0).mean()
-            yield _unit([early], by_image, by_image.notna())
+            exits, is_made = _passes(rows)
+            is_early = np.asarray(early.exit_costs)[exits] <= 0.5
+            passes = pd.DataFrame(
+                {"early": (is_early & is_made).sum(axis=1), "made": is_made.sum(axis=1)}, index=rows.image_id
+            )
+            by_image = passes.groupby(level=0).sum()
+            yield Unit((early,), tuple(by_image.index), by_image.early.to_numpy(float), by_image.made.to_numpy(float))
 
 
 def own_success(tables: Tables) -> Iterator[Unit]:
-    """Share of attackable images on which attacks on early-exit models succeed by their own rule."""
+    """Share on which attacks on early-exit models succeed by their own rule.
+
+    Of attackable images.
+    """
     for early in tables.models("early-exit"):
         if (rows := tables.images(early, early)) is not None:
             yield _unit([early], rows.fooled, rows.was_right)
 
 
 def early_to_early(tables: Tables) -> Iterator[Unit]:
-    """Share of images that fool another early-exit model, of those that it answers rightly when clean."""
+    """Share of what was made on an early-exit model that fools another one.
+
+    Of images that the target answers rightly when clean, whatever the source does.
+    """
     for source in tables.models("early-exit"):
         for target in tables.models("early-exit"):
             if source.name != target.name and tables.fits(source, target):
@@ -265,15 +312,56 @@ def early_to_early(tables: Tables) -> Iterator[Unit]:
                     yield _unit([source, target], rows.fooled, rows.was_right)
 
 
+def very_early_exit(tables: Tables) -> Iterator[Unit]:
+    """How much more often a placement with an exit in the first tenth of the network is fooled than without that one.
+
+    Of images that both answer rightly when clean; attacks made on each of the two.
+    """
+    placed = [model for model in tables.study.models if is_placement(model.name)]
+    exits = {model: split_name(model.name, 0) for model in placed}  # the final one is the same for all
+    for model in placed:
+        for other in placed:
+            (base, more), (other_base, fewer) = exits[model], exits[other]
+            if base == other_base and more[1:] == fewer and model.exit_costs[0] <= 0.1:
+                own = tables.images(model, model), tables.images(other, other)
+                yield from _difference([model, other], *own, "fooled", of_all=False)
+
+
+def harder_minus_easier(tables: Tables) -> Iterator[Unit]:
+    """How much more often models of a data set with more classes are fooled than such of one with fewer.
+
+    Of attackable images of each.
+    """
+    models = [model for kind in ("static", "early-exit") for model in tables.models(kind)]
+    for harder in models:
+        for easier in models:
+            alike = (harder.kind, harder.architecture) == (easier.kind, easier.architecture)
+            if not alike or tables.classes(harder) <= tables.classes(easier):
+                continue
+            there, here = tables.images(harder, harder), tables.images(easier, easier)
+            if there is not None and here is not None:
+                there, here = there[there.was_right], here[here.was_right]
+                both = len(there) + len(here)
+                # Different images cannot be paired: each side is weighted so that the whole is a difference of rates.
+                values = pd.concat([there.fooled * (both / len(there)), here.fooled * (-both / len(here))])
+                yield _unit([harder, easier], values, values.notna())
+
+
 def surrogates_early_minus_static(tables: Tables) -> Iterator[Unit]:
-    """How much more often surrogates with exits fool their target than static ones that learned the same."""
+    """How much more often surrogates with exits fool their target than static ones that learned the same.
+
+    Of images that the target answers rightly when clean.
+    """
     for early, static, target in tables.surrogate_twins():
         there, other = tables.images(early, target), tables.images(static, target)
         yield from _difference([early, static, target], there, other, "fooled", of_all=False)
 
 
 def surrogates_making_cost(tables: Tables) -> Iterator[Unit]:
-    """Multiply-adds of making examples on a surrogate with exits minus on its static twin, over the latter."""
+    """Multiply-adds of making examples on a surrogate with exits minus on its static twin, over the latter.
+
+    Of images that both answer rightly when clean; until the first wrong answer, or to the end where none comes.
+    """
     for early, static in dict.fromkeys((early, static) for early, static, _ in tables.surrogate_twins()):
         yield from _making_cost_difference(tables, early, static)
 
@@ -283,12 +371,13 @@ MEASURES: Mapping[str, Callable[[Tables], Iterator[Unit]]] = {
     for measure in (
         early_to_static_minus_back, to_early_minus_to_static, cost_change, own_cost_change, cost_change_by_size,
         transfer_by_exit, making_cost, early_share_of_making, own_success, early_to_early,
+        very_early_exit, harder_minus_easier,
         surrogates_early_minus_static, surrogates_making_cost,
     )
 }  # fmt: skip
 
 
 def describe(measure: str) -> str:
-    """What a measure is, in one sentence."""
+    """What a measure is, and of which images."""
     words: Any = MEASURES[measure].__doc__
-    return str(words).partition("\n")[0]
+    return " ".join(str(words).split())

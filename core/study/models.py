@@ -115,7 +115,7 @@ class StudyModel:
     @property
     def alike(self) -> tuple[object, ...]:
         """Equal for two models that differ in nothing but their training seed."""
-        return (self.dataset, self.architecture, self.kind, self.surrogate and self.surrogate.alike)
+        return (self.dataset, self.architecture, self.kind, self.exit_costs, self.surrogate and self.surrogate.alike)
 
     @classmethod
     def of(cls, card: ModelCard, policies: Iterable[ExitPolicy], placement: str = "") -> "StudyModel":

@@ -11,14 +11,17 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from core.attacks.success import SUCCESS_RULES, StoredCase, SuccessRule, rule_elsewhere
 from core.errors import ExitLensError
 from core.exits import ExitAnswers, ExitPolicy
 from core.metrics import rate, rate_of
 from core.models.costs import subset_costs
+from core.study.cell_table import read_cells
 from core.study.gather import answers_of
 from core.study.models import StudyModel
 from core.study.placements import is_placement, split_name
 from core.study.store import ANSWERS_FILE, Study
+from core.study.summary import summary_rows
 from core.tables import TableSchema, fooled_columns
 
 PLACED = TableSchema(
@@ -30,6 +33,7 @@ PLACED = TableSchema(
         "how": "text",
         "made_on": "text",
         "attack": "text",
+        "success_rule": "text",
         "threshold": "number",
         "clean_accuracy": "number",
         "clean_cost": "number",
@@ -52,13 +56,16 @@ class WholeAnswers:
         model: The model with all its exits.
         labels: True classes, (N,).
         clean: Of the clean images.
-        attacked: Of what was made on other models, by source and attack in words.
+        attacked: Of fixed examples, by source and attack in words: those made under the study's first policy, from the
+            first of several random starts.
+        rules: Success rule of each of these, on this model.
     """
 
     model: StudyModel
     labels: Tensor
     clean: ExitAnswers
     attacked: dict[tuple[str, str], ExitAnswers]
+    rules: dict[tuple[str, str], SuccessRule]
 
 
 def all_exits_models(study: Study) -> list[StudyModel]:
@@ -66,8 +73,13 @@ def all_exits_models(study: Study) -> list[StudyModel]:
     return [model for model in study.models if model.shares and not is_placement(model.name)]
 
 
-def whole_answers(folder: Path, model: StudyModel) -> WholeAnswers:
+def whole_answers(folder: Path, study: Study, model: StudyModel) -> WholeAnswers:
     """Reads what all exits of a model say.
+
+    Args:
+        folder: Of the study.
+        study: Its description.
+        model: One of ``all_exits_models``.
 
     Raises:
         ExitLensError: If the study keeps no answers of this model.
@@ -77,9 +89,11 @@ def whole_answers(folder: Path, model: StudyModel) -> WholeAnswers:
         table = pq.read_table(path, filters=[("target", "=", model.name)])
     except (OSError, pa.ArrowException) as error:
         raise ExitLensError(f"{path} cannot be read. Run a study with placements there.") from error
+    cells, rules = _fixed_cells(folder, study, model)
     groups: dict[tuple[str, str], list[pa.Table]] = {}
-    for key, rows in _runs(table):
-        groups.setdefault(key, []).append(rows)
+    for cell, key, rows in _runs(table):
+        if cell in cells:
+            groups.setdefault(key, []).append(rows)
     clean = groups.pop(("", ""), [])
     if not clean:
         raise ExitLensError(f"{path} holds no answers of {model.name}. Run a study with placements there.")
@@ -89,16 +103,40 @@ def whole_answers(folder: Path, model: StudyModel) -> WholeAnswers:
         torch.from_numpy(images.label.to_numpy().astype(np.int64)),
         _joined(clean),
         {key: _joined(rows) for key, rows in groups.items() if sum(map(len, rows)) == len(images)},
+        rules,
     )
 
 
-def _runs(table: pa.Table) -> list[tuple[tuple[str, str], pa.Table]]:
-    """Stretches of rows that are of one cell, with their source and attack."""
+def _fixed_cells(folder: Path, study: Study, model: StudyModel) -> tuple[set[str], dict[tuple[str, str], SuccessRule]]:
+    """Keys of clean cells and of fixed examples, and the rule by which a model counts, by source and attack."""
+    rules: dict[tuple[str, str], SuccessRule] = {}
+    alike: dict[tuple[str, ...], dict[int, str]] = {}
+    for cell in read_cells(folder, study):
+        if cell.attack is None:
+            alike[cell.images,] = {0: cell.key}
+            continue
+        first = study.model(cell.source).policies[0]
+        if getattr(cell.attack, "stop_when_fooled", False) or (cell.attack.depends_on_policy and cell.made_at != first):
+            continue
+        key = (cell.source, cell.attack.label)
+        own = cell.attack.success_rule
+        name = own if cell.source == model.name else rule_elsewhere(own, cell.attack.goal_class)
+        rules[key] = SUCCESS_RULES[name]
+        alike.setdefault((cell.images, *key), {})[getattr(cell.attack, "seed", 0)] = cell.key
+    return {by_seed[min(by_seed)] for by_seed in alike.values()}, rules
+
+
+def _runs(table: pa.Table) -> list[tuple[str, tuple[str, str], pa.Table]]:
+    """Stretches of rows that are of one cell, with its key, source and attack."""
     cells = table["cell"].to_numpy()
     starts = [0, *(np.flatnonzero(cells[1:] != cells[:-1]) + 1).tolist()] if len(cells) else []
     ends = [*starts[1:], len(cells)]
     return [
-        ((table["source"][first].as_py(), table["attack"][first].as_py()), table.slice(first, end - first))
+        (
+            cells[first],
+            (table["source"][first].as_py(), table["attack"][first].as_py()),
+            table.slice(first, end - first),
+        )
         for first, end in zip(starts, ends, strict=True)
     ]
 
@@ -115,6 +153,8 @@ def _joined(tables: Sequence[pa.Table]) -> ExitAnswers:
 def placed_rows(whole: WholeAnswers, exits: Sequence[int], policy: ExitPolicy, name: str) -> pd.DataFrame:
     """A placement against all fixed examples: schema ``PLACED``.
 
+    The rates are over images that are attackable on the placement by the rule of the row.
+
     Args:
         whole: What all exits say.
         exits: 0-based, rising, the final one last.
@@ -126,8 +166,10 @@ def placed_rows(whole: WholeAnswers, exits: Sequence[int], policy: ExitPolicy, n
     right = clean.prediction == whole.labels
     rows = []
     for (source, attack), answers in whole.attacked.items():
+        rule = whole.rules[source, attack]
+        case = StoredCase(whole.clean.at(exits), answers.at(exits), whole.labels, policy)
         adversarial = answers.at(exits).decide(policy)
-        share = rate_of(adversarial.prediction != whole.labels, right)
+        share = rate_of(rule.succeeded(case), rule.attackable(case))
         rows.append(
             {
                 "placement": name,
@@ -135,6 +177,7 @@ def placed_rows(whole: WholeAnswers, exits: Sequence[int], policy: ExitPolicy, n
                 "how": FIXED,
                 "made_on": source,
                 "attack": attack,
+                "success_rule": rule.name,
                 "threshold": float(policy.threshold),
                 "clean_accuracy": right.double().mean().item(),
                 "clean_cost": clean.costs(costs).mean().item(),
@@ -148,8 +191,7 @@ def placed_rows(whole: WholeAnswers, exits: Sequence[int], policy: ExitPolicy, n
 def studied_rows(study: Study, summary: pd.DataFrame, model: StudyModel, policy: str, attack: str) -> pd.DataFrame:
     """What the study itself measured of the model's placements, and of models trained with their exits.
 
-    Attacks made anew on each of them, and what was made on others; the denominators are images that the target
-    answers rightly when clean.
+    Attacks made on each of them, under this policy where the study made them anew; rates by the attack's own rule.
 
     Args:
         study: With placements.
@@ -158,7 +200,8 @@ def studied_rows(study: Study, summary: pd.DataFrame, model: StudyModel, policy:
         policy: By its name.
         attack: In words, as the tables have it.
     """
-    rows = summary[(summary.policy == policy) & (summary.attack == attack) & (summary.source == summary.target)]
+    rows = summary_rows(summary, policy, objective=None)
+    rows = rows[(rows.attack == attack) & (rows.source == rows.target)]
     found = []
     for row in rows.to_dict("records"):
         target = study.model(str(row["target"]))
@@ -174,6 +217,7 @@ def studied_rows(study: Study, summary: pd.DataFrame, model: StudyModel, policy:
                 "how": ANEW if is_placed else TRAINED,
                 "made_on": target.name,
                 "attack": attack,
+                "success_rule": str(row["success_rule"]),
                 "threshold": float(row["threshold"]),
                 "clean_accuracy": float(row["clean_accuracy"]),
                 "clean_cost": float(row["clean_cost"]),

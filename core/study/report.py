@@ -16,7 +16,7 @@ from core.figures.theme import KIND_GLYPHS, QUIET
 from core.study.black_box import black_box_table
 from core.study.black_box_charts import black_box_charts, black_box_rows
 from core.study.charts import Chart, Setting, attack_words, charts, labels_of, offered
-from core.study.claims import first_policy, interval_words, judge_claims, load_claims
+from core.study.claims import count_words, first_policy, interval_words, judge_claims, load_claims
 from core.study.spec import policy_words, shipped_studies
 from core.study.store import SPEC_FILE, Study, read_study
 from core.study.summary import summary_table
@@ -99,7 +99,10 @@ def _drawn(figure: go.Figure, *, is_first: bool) -> str:
 def _words(row: Mapping[Hashable, Any]) -> dict[str, Any]:
     """A claim as the report prints it."""
     named = {str(name): value for name, value in row.items()}
-    return named | {"interval": interval_words(named), "n": f"{named['num_images']:,}" if named["num_images"] else ""}
+    return named | {
+        "interval": interval_words(named),
+        "n": count_words(named).removeprefix("n = ") if named["num_images"] else "",
+    }
 
 
 SHOWN = (

@@ -44,7 +44,8 @@ def resample(
 
 def has_enough_seeds(units: Sequence[Unit]) -> bool:
     """Whether every kind of model in these comparisons is there with enough training seeds to speak of others."""
-    return min(map(len, _alike(units).values())) >= ENOUGH_SEEDS
+    seeds = {model.name: model.seed for unit in units for model in unit.models}
+    return min(len({seeds[name] for name in names}) for names in _alike(units).values()) >= ENOUGH_SEEDS
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,9 @@ from core.machine import machine_facts
 from core.progress import CancelToken
 from core.study import parts
 from core.study.black_box import write_surrogates
+from core.study.cell_table import write_cells
 from core.study.cells import Cell, study_cells
-from core.study.gather import gather, is_done, write_cells
+from core.study.gather import gather, is_done
 from core.study.models import StudyModel
 from core.study.placements import placement_names, with_placements
 from core.study.spec import StudySpec

@@ -209,6 +209,18 @@ def load_study(name_or_path: str | Path) -> tuple[StudySpec, str]:
     return parse_study(text, str(path)), text
 
 
+def with_num_images(text: str, num_images: int) -> str:
+    """The text of a study that asks for so many images of each set, whatever it asked for before.
+
+    Args:
+        text: TOML that is a study.
+        num_images: 1 or more.
+    """
+    top, table, rest = text.partition("\n[")
+    kept = [line for line in top.splitlines() if not fullmatch(r"\s*num_images\s*=.*", line)]
+    return "\n".join([f"num_images = {num_images}", *kept]) + "\n" + table + rest
+
+
 def shipped_studies() -> list[str]:
     """Names of the studies that come with the project."""
     return sorted(file.stem for file in SHIPPED.glob("*.toml"))

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from core.metrics import NORMAL_QUANTILE, rate
-from core.study.store import connect
+from core.study.cells import policy_text
+from core.study.store import Study, connect, read_study
 from core.study.strengths import strengths
 from core.tables import TableSchema, fooled_columns
 
@@ -27,6 +28,7 @@ SUMMARY = TableSchema(
         "policy": "text",
         "threshold": "number",
         "made_at": "number",
+        "made_under": "text",
         "made_anew": "truth",
         "success_rule": "text",
         "num_fooled": "whole",
@@ -49,11 +51,15 @@ SUMMARY = TableSchema(
 
 _QUERY = """
 with at_source as (
-    select cell, image_id, policy, made_at, attackable as source_attackable from decisions where source = target
+    select cell, image_id, policy, attackable as source_attackable from decisions where source = target
+),
+made as (
+    select cell, made_at_json from cells
 )
 select images, source, target, attack_name, attack, epsilon, objective, seed, stop_when_fooled, policy,
     any_value(threshold) as threshold, made_at, any_value(made_anew) as made_anew,
     any_value(success_rule) as success_rule,
+    made_at_json,
     count(*) filter (attackable and source_attackable and succeeded) as num_fooled,
     count(*) filter (attackable and source_attackable) as num_images,
     count(*) as num_all,
@@ -64,8 +70,9 @@ select images, source, target, attack_name, attack, epsilon, objective, seed, st
     count(*) filter (exit_shift < 0) as num_earlier,
     count(*) filter (exit_shift = 0) as num_same,
     count(*) filter (exit_shift > 0) as num_later,
-from decisions join at_source using (cell, image_id, policy, made_at)
-group by images, source, target, attack_name, attack, epsilon, objective, seed, stop_when_fooled, policy, made_at
+from decisions join at_source using (cell, image_id, policy) join made using (cell)
+group by images, source, target, attack_name, attack, epsilon, objective, seed, stop_when_fooled, policy, made_at,
+    made_at_json
 order by images, attack_name, stop_when_fooled, epsilon, source, objective, seed, made_at, target, policy
 """
 
@@ -75,13 +82,21 @@ def summary_table(folder: Path) -> pd.DataFrame:
 
     The rate is over images that source and target answer rightly when clean, and that are attackable at the source;
     its interval is Wilson's. Accuracies and costs are over all images; the interval of the change in mean cost is the
-    normal one of paired differences. Everything at 95 %. ``strength`` is how far the attack may go, in words.
+    normal one of paired differences. Everything at 95 %. ``strength`` is how far the attack may go, in words, and
+    ``made_under`` the policy in force while attacking, by its name in the study.
 
     Args:
         folder: Of the study.
     """
     rows = connect(folder).execute(_QUERY).df()
-    rows = rows.assign(strength=rows.attack.map(strengths(folder)).astype("str"))
+    names = policy_names(read_study(folder))
+    rows = rows.assign(
+        strength=rows.attack.map(strengths(folder)).astype("str"),
+        made_under=pd.Series(
+            [names[made] for made in zip(rows.source, rows.pop("made_at_json"), strict=True)],
+            index=rows.index, dtype="str",
+        ),
+    )  # fmt: skip
     rows = rows.sort_values(["images", "attack_name", "stop_when_fooled", "epsilon", "strength"], kind="stable")
     shares = [rate(int(hits), int(among)) for hits, among in zip(rows.num_fooled, rows.num_images, strict=True)]
     change = rows.adversarial_cost - rows.clean_cost
@@ -94,8 +109,17 @@ def summary_table(folder: Path) -> pd.DataFrame:
     return SUMMARY.check(rows.reset_index(drop=True))
 
 
+def policy_names(study: Study) -> dict[tuple[str, str], str]:
+    """Name of the first of a study's policies that is the same on a model, by model and policy as the cells have it."""
+    names: dict[tuple[str, str], str] = {}
+    for model in study.models:
+        for choice, policy in zip(study.spec.policies, model.policies, strict=True):
+            names.setdefault((model.name, policy_text(policy)), choice.name)
+    return names
+
+
 def summary_rows(
-    table: pd.DataFrame, policy: str, *, attack_name: str = "", strength: str = "", objective: str = "taken"
+    table: pd.DataFrame, policy: str, *, attack_name: str = "", strength: str = "", objective: str | None = "taken"
 ) -> pd.DataFrame:
     """The rows of one setting: attacks made anew where there are some, else fixed examples; none that stop when fooled.
 
@@ -106,14 +130,16 @@ def summary_rows(
         policy: By its name.
         attack_name: A preset; all without.
         strength: How far it may go, in words; all without.
-        objective: Of early-exit sources; a static one's only objective always counts.
+        objective: Of early-exit sources; a static one's only objective always counts. None for all.
     """
-    chosen = (table.policy == policy) & ~table.stop_when_fooled & _aims_at(table, objective)
+    chosen = (table.policy == policy) & ~table.stop_when_fooled
+    if objective is not None:
+        chosen &= _aims_at(table, objective)
     chosen &= (table.attack_name == attack_name) | (not attack_name)
     chosen &= (table.strength == strength) | (not strength)
     rows = table[chosen]
     rows = rows[rows.seed == rows.groupby(["attack_name", "strength"]).seed.transform("min")]
-    return rows[rows.made_anew] if rows.made_anew.any() and rows.made_at.nunique() > 1 else rows
+    return rows[rows.made_anew] if rows.made_anew.any() and rows.made_under.nunique() > 1 else rows
 
 
 def _aims_at(table: pd.DataFrame, objective: str) -> "pd.Series[bool]":

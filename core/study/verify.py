@@ -1,27 +1,24 @@
 """Doing some cells of a finished study again, and comparing every verdict."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter
 
 from core.checkpoints import ModelCard
 from core.errors import ExitLensError
-from core.exits import ExitPolicy
 from core.progress import Progress
 from core.study import parts
-from core.study.cells import Cell, read_attack
+from core.study.cell_table import read_cells
+from core.study.cells import Cell
 from core.study.gather import MADE_COLUMNS, answers_of, judged
 from core.study.models import model_hash
 from core.study.placements import with_placements
-from core.study.store import CELLS_FILE, DECISIONS_FILE, Study, read_study
+from core.study.store import DECISIONS_FILE, Study, read_study
 from core.study.surrogate_files import stored_model
 from core.study.work import Task, do_cell
 
@@ -65,41 +62,6 @@ def changed_models(study: Study, cards: dict[str, ModelCard]) -> list[str]:
     here = with_placements(cards, study.spec.placements)
     hashes = {name: model_hash(card) for name, card in here.items()}
     return [model.name for model in study.models if not model.surrogate and hashes.get(model.name) != model.hash]
-
-
-def read_cells(folder: Path, study: Study) -> list[Cell]:
-    """The cells of a study as its table has them.
-
-    Raises:
-        ExitLensError: If the table is missing, or a cell does not bear the key that its content has.
-    """
-    path = folder / CELLS_FILE
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise ExitLensError(f"{path} cannot be read. Run the study again there: what is done stays.") from error
-    cells = [_cell(row, study) for row in rows]
-    if not tuple(cell.key for cell in cells) == tuple(row["cell"] for row in rows) == study.cells:
-        raise ExitLensError(f"The cells in {path} are not those of the study beside it. Run the study again there.")
-    return cells
-
-
-def _cell(row: dict[str, Any], study: Study) -> Cell:
-    hashes = {model.name: model.hash for model in study.models}
-    named = [name for name in dict.fromkeys([row["source"], *row["targets"]]) if name]
-    return Cell(
-        images=row["images"],
-        num_images=row["num_images"],
-        source=row["source"],
-        attack=read_attack(json.loads(row["attack_json"])) if row["attack_json"] else None,
-        made_at=TypeAdapter(ExitPolicy).validate_json(row["made_at_json"]),
-        targets=tuple(row["targets"]),
-        hashes=tuple((name, hashes[name]) for name in named),
-        batch_size=row["batch_size"],
-        num_threads=row["num_threads"],
-        precision=row["precision"],
-        record_steps=row["record_steps"],
-    )
 
 
 def verify_study(
