@@ -45,6 +45,14 @@ def test_ray_comes_to_the_same_as_this_process_even_where_a_worker_dies(
     assert files_of(tmp_path / "ray") == files_of(tmp_path / "here")
 
 
+def test_a_cluster_has_room_for_as_many_cells_as_it_has_cpus_and_gpus_for() -> None:
+    # Mutants: more cells than GPUs; a cluster without any waited for in vain.
+    assert [workers._room({"CPU": 8, "GPU": 2}, 2, gpus) for gpus in (0, 1, 0.5, 2)] == [4, 2, 4, 1]
+    assert workers._room({"CPU": 1}, 2, 0) == 1
+    with pytest.raises(ExitLensError, match="Ray knows of 0 here"):
+        workers._room({"CPU": 8}, 1, 1)
+
+
 def _descendants(process_id: int) -> set[int]:
     found: set[int] = set()
     for task in Path(f"/proc/{process_id}/task").iterdir():

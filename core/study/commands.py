@@ -35,6 +35,9 @@ def run(
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Work on Ray: its address, or `local` to start one here.")
     ] = None,
+    gpus: Annotated[
+        float | None, typer.Option(help="GPUs that each cell takes on Ray; 0.5 for two cells on one.", min=0.01)
+    ] = None,
     num_images: Annotated[int | None, typer.Option(help="Only the first so many images of each set.", min=1)] = None,
     device: Device = None,
 ) -> None:
@@ -50,12 +53,14 @@ def run(
 
     if ray and workers:
         raise ExitLensError("Give either --workers or --ray: on Ray, its own CPUs say how many cells run at once.")
+    if gpus and not ray:
+        raise ExitLensError("--gpus shares out GPUs among cells on Ray: give --ray too, `--ray local` on one machine.")
     study, text = load_study(spec)
     if num_images:
         study, text = replace(study, num_images=num_images), with_num_images(text, num_images)
     count = workers or max(1, (os.cpu_count() or 1) // study.num_threads)
     on_this_machine = places.here if count == 1 else places.spawned(count)
-    place = places.on_ray(ray, study.num_threads) if ray else on_this_machine
+    place = places.on_ray(ray, study.num_threads, gpus or 0) if ray else on_this_machine
     cancel = threading.Event()
 
     def stop(*_: object) -> None:

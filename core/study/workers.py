@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from typing import Any
 from core.checkpoints import FOLDER_VARIABLE
 from core.data import DATA_ROOT_VARIABLE
 from core.errors import ExitLensError
+from core.machine import DEVICE_VARIABLE
 from core.progress import CancelToken
 from core.study.surrogate_training import Trained, Training, train_surrogate
 from core.study.work import Done, Task, do_cell
@@ -110,25 +111,30 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def on_ray(address: str, num_threads: int) -> Workers:
+def on_ray(address: str, num_threads: int, num_gpus: float = 0) -> Workers:
     """Ray's workers: ``local`` starts a Ray on this machine's loopback, anything else is the address of one.
 
     Every machine of a cluster needs this project, its checkpoints and the data root at the same paths. Results come
     back to this process, which alone writes.
+
+    Args:
+        address: See above.
+        num_threads: CPUs that a job takes.
+        num_gpus: GPUs that a job takes, 0.5 for two jobs on one; each job then sees its own alone.
     """
 
     def work(tasks: Iterable[Job], cancel: CancelToken) -> Iterator[Outcome]:
         ray = _ray()
         _start(ray, address)
         try:
-            made_remote = ray.remote(num_cpus=num_threads, max_retries=MAX_DEATHS)
+            made_remote = ray.remote(num_cpus=num_threads, num_gpus=num_gpus, max_retries=MAX_DEATHS)
             functions: tuple[Callable[[Any], Outcome], ...] = (do_cell, train_surrogate)
             remote = {function: made_remote(function) for function in functions}
             waiting = iter(tasks)
             running: set[Any] = set()
             while True:
                 # As many as there is room for: what Ray has not begun cannot be kept from beginning.
-                room = max(1, int(ray.cluster_resources().get("CPU", 1)) // num_threads)
+                room = _room(ray.cluster_resources(), num_threads, num_gpus)
                 while len(running) < room and not cancel.is_set():
                     task = next(waiting, None)
                     if task is None:
@@ -146,6 +152,23 @@ def on_ray(address: str, num_threads: int) -> Workers:
     return work
 
 
+def _room(there: Mapping[str, float], num_threads: int, num_gpus: float) -> int:
+    """How many jobs a cluster has room for at once, one at least where it has what a job takes.
+
+    Raises:
+        ExitLensError: If it has no GPU that a job could take.
+    """
+    jobs = int(there.get("CPU", 1)) // num_threads
+    if num_gpus:
+        jobs = min(max(1, jobs), int(there.get("GPU", 0) / num_gpus))
+        if not jobs:
+            raise ExitLensError(
+                f"Each cell is to take {num_gpus:g} GPUs, but Ray knows of {there.get('GPU', 0):g} here. Ask for fewer "
+                "with --gpus, or leave it out."
+            )
+    return max(1, jobs)
+
+
 def _ray() -> Any:
     # Read when Ray is imported: no reports to its makers, and a local one that stays on loopback.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -159,7 +182,7 @@ def _ray() -> Any:
 
 def _start(ray: Any, address: str) -> None:
     root = str(Path(__file__).parents[2])
-    passed_on = (FOLDER_VARIABLE, DATA_ROOT_VARIABLE, "OMP_WAIT_POLICY")
+    passed_on = (FOLDER_VARIABLE, DATA_ROOT_VARIABLE, DEVICE_VARIABLE, "OMP_WAIT_POLICY")
     variables = {name: os.environ[name] for name in passed_on if name in os.environ}
     try:
         ray.init(
