@@ -97,6 +97,20 @@ def test_nearest_blocks_have_the_exits(project: Path) -> None:
             Placement("x", costs)
 
 
+@pytest.mark.parametrize("costs", ["[]", "[0.0]", "[1.5]", "[-0.2]", "[0.2, 0.2]", "[nan]", "[inf]", "[true]", "0.5"])
+def test_costs_that_place_nothing_are_one_clear_sentence(project: Path, costs: str) -> None:
+    # Mutant: a placement without exits, whose name is read back as that of the whole model.
+    with pytest.raises(ExitLensError, match=r"^mine\.toml: placements\.0.*(rise between 0 and 1|but is)") as refused:
+        parse_study(STUDY.replace("costs = [0.2]\n", f"costs = {costs}\n"), "mine.toml")
+    assert "tuple" not in str(refused.value)
+
+
+def test_a_placement_has_a_name() -> None:
+    # Mutant: a label that is the whole model's.
+    with pytest.raises(ExitLensError, match="give it a name"):
+        Placement(" ", (0.5,))
+
+
 def test_a_placement_is_the_network_with_only_these_exits(project: Path) -> None:
     # Mutants: costs of classifiers that are not there; layers of another stretch; logits of other exits.
     whole, card = load_model(ALL)

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from toys import answered_image_set, toy_card, toy_model
 
+from core.attacks.corruption_spec import CorruptionAttack
 from core.attacks.spec import early, fgsm, mi_fgsm, pgd
 from core.checkpoints import ModelCard
 from core.errors import ExitLensError
@@ -14,7 +16,7 @@ from core.exits import ExitPolicy
 from core.metrics import OperatingPoint
 from core.study.cells import attack_fields, read_attack, study_cells
 from core.study.models import KINDS, choose_models, model_hash
-from core.study.spec import AttackChoice, PolicyChoice, load_study, parse_study, shipped_studies
+from core.study.spec import AttackChoice, PolicyChoice, load_study, parse_study, policy_words, shipped_studies
 
 HEAD = """
 name = "toys"
@@ -107,6 +109,16 @@ def test_seeds_count_only_where_starts_are_random() -> None:
     ]
 
 
+@pytest.mark.parametrize("preset", ["pgd", "slowdown"])
+def test_random_starts_have_no_seed_of_their_own(preset: str) -> None:
+    # Mutants: a seed that the study's seeds write over, so that [3, 4] is made once, at 0; a slowdown, whose starts are
+    # random unless told, let through; a corruption's own seed refused too.
+    with pytest.raises(ExitLensError, match=rf"the attack {preset} has a seed of its own; leave it out, .* seeds at"):
+        attacks_of(f'[[attacks]]\npreset = "{preset}"\nseed = [3, 4]\n' + "random_start = true\n" * (preset == "pgd"))
+    made = attacks_of('[[attacks]]\npreset = "gaussian-noise"\nseed = [3, 4]\n')
+    assert [choice.spec for choice in made] == [CorruptionAttack(seed=3), CorruptionAttack(seed=4)]
+
+
 def test_attack_comes_back_from_its_fields() -> None:
     # Mutant: an attack of one kind read as one of another.
     for attack in (fgsm(2 / 255), mi_fgsm(goal_class=3), early(exit_index=1), pgd(random_start=True, seed=5)):
@@ -128,6 +140,20 @@ def test_policies_are_resolved_on_each_card() -> None:
     assert [choice.name for choice in choices] == [
         "loses_1_percent", "T=0.80 most_confident", "T=0.90", "entropy=0.50", "patience=2",
     ]  # fmt: skip
+
+
+def test_policies_that_differ_have_names_that_differ() -> None:
+    # Mutants: two decimals for all, which pools T = 0.991 and 0.994 downstream; other names for thresholds of two.
+    table = HEAD + ATTACK + "[[policies]]\nthreshold = [0.991, 0.994, 0.99, 0.29, 1, 0]\n"
+    entropy = '[[policies]]\nscore = "entropy"\nthreshold = [0.505, 0.00001]\nfallback = "most_confident"\n'
+    names = [policy.name for policy in parse_study(table + entropy, "test").policies]
+    assert names == [
+        "T=0.991", "T=0.994", "T=0.99", "T=0.29", "T=1.00", "T=0.00",
+        "entropy=0.505 most_confident", "entropy=1e-05 most_confident",
+    ]  # fmt: skip
+    assert [policy_words(names[0]), policy_words(names[6])] == ["T = 0.991", "certainty 0.505, else most confident"]
+    with pytest.raises(ExitLensError, match=r"policies need a name each, and none twice; T=0\.90"):
+        parse_study(HEAD + ATTACK + '[[policies]]\nthreshold = 0.9\n[[policies]]\npoint = "T=0.90"\n', "test")
 
 
 # Models
@@ -254,3 +280,82 @@ def test_a_study_that_is_not_there_names_those_that_are() -> None:
     # Mutant: an error that leaves the user guessing.
     with pytest.raises(ExitLensError, match="transfer"):
         load_study("nothing")
+
+
+POLICY, PLACEMENT = "[[policies]]\nthreshold = 0.9\n", "[[placements]]\nname = 'x'\ncosts = [0.5]\n"
+HUGE = "1" + "0" * 400
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (HEAD + ATTACK + POLICY + 'fallbak = "most_confident"\n', "policies.0.fallbak: there is no such field"),
+        (HEAD + ATTACK + POLICY + 'scor = "entropy"\n', "policies.0.scor: there is no such field"),
+        (HEAD + ATTACK + PLACEMENT + "cost = 0.2\n", "placements.0.cost: there is no such field"),
+        (HEAD + ATTACK + POLICY.replace("0.9", "true"), "threshold: Input should be a valid number, but is True"),
+        (HEAD + ATTACK + POLICY.replace("0.9", HUGE), "threshold"),
+        (HEAD + ATTACK + POLICY.replace("0.9", "[]"), "threshold is an empty list"),
+        (HEAD + ATTACK + '[[policies]]\npoint = ""\n', "either a threshold or an operating point"),
+        (HEAD + ATTACK + "epsilon = []\n", "epsilon is an empty list"),
+        (HEAD + ATTACK + "objective = 1\n", "objective is 1; it must be text"),
+        (HEAD + ATTACK + "objective = true\n", "objective is True; it must be text"),
+        (HEAD + ATTACK + f"objective = 'exit-{'9' * 5000}'\n", "Unknown objective 'exit-9"),
+        (HEAD + ATTACK + "objective = 'exit-2'\nexit_index = 0\n", "leave out the exit_index"),
+        (HEAD + ATTACK + "name = 'mi-fgsm'\n", "takes no --name"),
+        (HEAD + ATTACK + 'goal_class = "a\\nb"\n', "goal_class is a b"),
+        (HEAD + ATTACK.replace('"pgd"', "3"), "preset is 3; it must be text"),
+        (HEAD + ATTACK.replace("pgd", "universal") + "fitted_on = 3\n", "fitted_on is 3; it must be text"),
+        (HEAD + ATTACK.replace("pgd", "universal") + "fitted_on = 'x:validation'\n", "Unknown image set"),
+        (HEAD + ATTACK.replace("pgd", "jpeg") + "step_size = 0.1\n", "takes no step_size"),
+        (HEAD.replace('["toy:test"]', '"toy:test"') + ATTACK, "images: Input should be a valid list, but is 'toy"),
+        (HEAD + "num_images = true\n" + ATTACK, "num_images: Input should be a valid integer, but is True"),
+        (HEAD + "batch_size = true\n" + ATTACK, "batch_size: Input should be a valid integer, but is True"),
+        (HEAD + f"batch_size = {HUGE}\n" + ATTACK, "must lie between 1 and 1000000"),
+        (HEAD + "num_threads = 1000000\n" + ATTACK, "must lie between 1 and 1000"),
+        (HEAD + "seeds = [true]\n" + ATTACK, "seeds.0: Input should be a valid integer, but is True"),
+        (HEAD + "seeds = [0, -1]\n" + ATTACK, "seeds names -1"),
+        (HEAD + f"seeds = [{HUGE}]\n" + ATTACK, "a seed must lie between 0 and 2147483647"),
+        (HEAD + f"num_images = {'9' * 5000}\n" + ATTACK, "not valid TOML"),
+        (HEAD + f"seeds = {'[' * 10_000}\n" + ATTACK, "not valid TOML"),
+        (HEAD + "placements = 3\n" + ATTACK, "write [[placements]]"),
+        (HEAD + ATTACK + 2 * PLACEMENT, "placements need a name each"),
+        (HEAD + ATTACK + PLACEMENT + PLACEMENT.replace("x", "y"), "two placements have the same costs"),
+    ],
+)  # fmt: skip
+def test_a_value_that_means_nothing_is_one_clear_sentence(text: str, named: str) -> None:
+    # Mutants: any one check dropped, which is a stack trace, or another study than the file seems to ask for.
+    with pytest.raises(ExitLensError, match=r"^mine\.toml: ") as refused:
+        parse_study(text, "mine.toml")
+    said = str(refused.value)
+    assert named in said and "\n" not in said and "tuple" not in said and said.endswith(". See docs/studies.md.")
+
+
+@pytest.mark.parametrize(
+    ("images", "are_refused"),
+    [
+        (["toy:test", "toy:test:0-9"], True),
+        (["toy:test:0-9", "toy:test:5,20"], True),
+        (["cifar10:test", "cifar10:samples"], True),
+        (["toy:test:0-9", "toy:test:10-19"], False),
+        (["cifar10:test", "cifar10:validation", "cifar100:test"], False),
+    ],
+)
+def test_no_image_counts_twice(images: list[str], are_refused: bool) -> None:
+    # Mutants: sets compared by name, so that images of both count twice; samples taken for others than test images.
+    text = HEAD.replace('["toy:test"]', str(images)) + ATTACK
+    if not are_refused:
+        assert parse_study(text, "test").images == tuple(images)
+        return
+    with pytest.raises(ExitLensError, match=f"images names {images[0]} and {images[1]}, which overlap"):
+        parse_study(text, "test")
+
+
+def test_a_file_that_cannot_be_read_is_one_clear_sentence(tmp_path: Path) -> None:
+    # Mutants: stack traces of the decoder's or of the file system's.
+    file = tmp_path / "mine.toml"
+    file.write_bytes((HEAD + ATTACK).replace("Toys", "Tøys").encode("latin-1"))
+    with pytest.raises(ExitLensError, match=r"mine\.toml is not text in UTF-8 .* Save it as UTF-8"):
+        load_study(file)
+    for path in (tmp_path, "a\0b", "x" * 5000):
+        with pytest.raises(ExitLensError, match=r"There is no study .* Give a TOML file or one of black-box"):
+            load_study(path)

@@ -139,6 +139,16 @@ def test_a_surrogate_that_labels_is_one_a_target_and_one_of_the_truth_one_an_arc
         ("num_epochs = 0", "num_epochs 0; it must be 1 or more"),
         ('name = "../up"', "../up"),
         ("colour = 1", "colour"),
+        ("peak_learning_rate = -1", "peak_learning_rate -1.0; it must lie above 0"),
+        ("peak_learning_rate = nan", "peak_learning_rate nan; it must lie above 0"),
+        ("peak_learning_rate = inf", "peak_learning_rate inf; it must lie above 0, and be 10 at most"),
+        ("peak_learning_rate = true", "peak_learning_rate: Input should be a valid number, but is True"),
+        ("num_images = true", "num_images: Input should be a valid integer, but is True"),
+        ("seed = true", "seed: Input should be a valid integer, but is True"),
+        ("seed = 99999999999", "seed 99999999999; it must be 0 or more, and 2147483647 at most"),
+        ("num_epochs = 1000000000", "it must be 1 or more, and 10000 at most"),
+        ("batch_size = 1000000000", "it must be 2 or more, and 1000000 at most"),
+        ("kind = []", "surrogates: kind is an empty list"),
     ],
 )
 def test_a_surrogate_that_cannot_be_is_one_clear_sentence(toy_registry: None, line: str, named: str) -> None:

@@ -71,7 +71,8 @@ def spec_from(options: Options) -> AttackSpec:
             raise ExitLensError("An early attack goes through exits: leave out --objective, or name such as exit-1.")
         given |= {"exit_index": exit_index} if name == "early" else {"objective": objective, "exit_index": exit_index}
     kind = _KINDS.get(name) or (CorruptionAttack if name in CORRUPTIONS else StepAttack)
-    unknown = [_flag(key) for key in given if key not in {each.name for each in fields(kind)}]
+    # The name is what was asked for: a field of that name would make another attack of it.
+    unknown = [_flag(key) for key in given if key not in {each.name for each in fields(kind)} - {"name"}]
     if unknown:
         raise ExitLensError(f"The attack {name} takes no --{' and no --'.join(unknown)}: leave it out.")
     if name in PRESETS:
@@ -110,7 +111,7 @@ def parse_objective(text: str) -> tuple[str, int | None]:
     if not text.startswith("exit"):
         return text, None
     number = text.removeprefix("exit-")
-    if not number.isdecimal() or int(number) == 0:
+    if not number.isdecimal() or len(number) > 4 or int(number) == 0:
         raise ExitLensError(f"Unknown objective {text!r}. Write taken, final, mean, max-average, or exit-1, exit-2 …")
     return "exit", int(number) - 1
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
+from pydantic import ConfigDict, StrictFloat
+
 from core.checkpoints import LoadedModel, ModelCard, load_model
 from core.errors import ExitLensError
 from core.models.classifiers import ExitNetwork, check_subset
@@ -21,13 +23,21 @@ class Placement:
         costs: Share of the backbone's multiply-adds done at each early exit; the block nearest to each has one.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     name: str
-    costs: tuple[float, ...]
+    costs: tuple[StrictFloat, ...]
 
     def __post_init__(self) -> None:
-        """Checks that the shares rise."""
-        if list(self.costs) != sorted(set(self.costs)) or not all(0 < cost < 1 for cost in self.costs):
-            raise ExitLensError(f"the placement {self.name} needs costs that rise between 0 and 1")
+        """Checks that it can be told by its name and has shares, and that these rise."""
+        if not self.name.strip():
+            raise ExitLensError(f"a placement is named {self.name!r}; give it a name that can be read")
+        are_shares = self.costs and all(0 < cost < 1 for cost in self.costs)
+        if not are_shares or list(self.costs) != sorted(set(self.costs)):
+            raise ExitLensError(
+                f"the placement {self.name} has the costs {list(self.costs)}; it needs one or more, which rise between "
+                "0 and 1"
+            )
 
     def exits(self, card: ModelCard) -> tuple[int, ...]:
         """Indices of the exits of an all-exits model that this comes to, the final one last."""

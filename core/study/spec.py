@@ -7,10 +7,10 @@ from pathlib import Path
 from re import fullmatch
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, StrictFloat, StrictInt, TypeAdapter, ValidationError
 
 from core.attacks.command import Options, parse_length, spec_from
-from core.attacks.spec import AttackSpec, EarlyAttack, StepAttack
+from core.attacks.spec import AttackSpec, EarlyAttack, StepAttack, UniversalAttack
 from core.card_text import POINT_NAMES
 from core.checkpoints import ModelCard
 from core.data import parse_image_set_name
@@ -23,7 +23,10 @@ from core.study.surrogates import UNCORRUPTED, SurrogateChoice
 
 SHIPPED = Path(__file__).parent / "presets"
 EACH_EXIT = "each-exit"
+_MOST = {"images_per_cell": 1_000_000, "batch_size": 1_000_000, "num_threads": 1_000, "num_images": 1_000_000}
+_MOST_SEED = 2**31 - 1
 Fields = dict[str, Any]
+_SCORE_NAMES: dict[Score, str] = {"confidence": "T", "entropy": "entropy", "patience": "patience"}
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,16 @@ class PolicyChoice:
         score: What is compared with the threshold; points are thresholds of confidence.
     """
 
-    threshold: float | None = None
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    threshold: StrictFloat | None = None
     point: str | None = None
     fallback: Fallback = "final"
     score: Score = "confidence"
 
     def __post_init__(self) -> None:
         """Checks that one of the two is given."""
-        if (self.threshold is None) == (self.point is None):
+        if (self.threshold is None) == (self.point is None) or self.point == "":
             raise ExitLensError("a policy needs either a threshold or an operating point")
         if self.point and self.score != "confidence":
             raise ExitLensError("operating points are thresholds of confidence, and of no other score")
@@ -53,10 +58,18 @@ class PolicyChoice:
 
     @property
     def name(self) -> str:
-        """In tables: ``T=0.90``, ``patience=2`` or the point, and the fallback where it is not ``final``."""
-        formats = {"confidence": "T={:.2f}", "entropy": "entropy={:.2f}", "patience": "patience={:.0f}"}
-        plain = self.point or formats[self.score].format(self.threshold)
+        """In tables: ``T=0.90``, ``patience=2`` or the point, and the fallback where it is not ``final``.
+
+        A threshold has two decimals, or as many digits as tell it from all others: ``T=0.991``.
+        """
+        plain = self.point or f"{_SCORE_NAMES[self.score]}={self._digits}"
         return plain if self.fallback == "final" else f"{plain} {self.fallback}"
+
+    @property
+    def _digits(self) -> str:
+        assert self.threshold is not None
+        short = f"{self.threshold:.{0 if self.score == 'patience' else 2}f}"
+        return short if float(short) == self.threshold else repr(self.threshold)
 
     def on(self, card: ModelCard) -> ExitPolicy:
         """The policy as it applies to a model; a static one has nothing to decide.
@@ -153,18 +166,18 @@ class StudySpec:
     title: str
     question: str
     images: tuple[str, ...]
-    num_images: int | None = None
+    num_images: StrictInt | None = None
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     attacks: tuple[AttackChoice, ...]
     policies: tuple[PolicyChoice, ...] = (PolicyChoice(0.9),)
     made_anew: bool = False
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[StrictInt, ...] = (0,)
     placements: tuple[Placement, ...] = ()
     surrogates: tuple[SurrogateChoice, ...] = ()
-    images_per_cell: int = 500
-    batch_size: int = 125
-    num_threads: int = 1
+    images_per_cell: StrictInt = 500
+    batch_size: StrictInt = 125
+    num_threads: StrictInt = 1
     precision: Precision = "float32"
     record_steps: bool = False
 
@@ -176,17 +189,35 @@ class StudySpec:
             values = getattr(self, field)
             if not values or len(set(values)) < len(values):
                 raise ExitLensError(f"{field} needs one entry or more, and none twice")
-        for images in self.images:
-            parse_image_set_name(images)
-        for field in ("images_per_cell", "batch_size", "num_threads", "num_images"):
+        _check_no_overlap(self.images)
+        for field, most in _MOST.items():
             value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ExitLensError(f"{field} is {value}; it must be 1 or more")
-        names = [surrogate.name for surrogate in self.surrogates]
-        if len(set(names)) < len(names):
-            raise ExitLensError("surrogates need a name each, and none twice")
-        if bool(names) != ("surrogates" in self.sources):
+            if value is not None and not 1 <= value <= most:
+                raise ExitLensError(f"{field} is {value}; it must lie between 1 and {most}")
+        for seed in self.seeds:
+            if not 0 <= seed <= _MOST_SEED:
+                raise ExitLensError(f"seeds names {seed}; a seed must lie between 0 and {_MOST_SEED}")
+        for field in ("policies", "placements", "surrogates"):
+            names = [each.name for each in getattr(self, field)]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ExitLensError(f"{field} need a name each, and none twice; {twice[0]} is there twice")
+        if len({placement.costs for placement in self.placements}) < len(self.placements):
+            raise ExitLensError("two placements have the same costs; leave one of them out")
+        if bool(self.surrogates) != ("surrogates" in self.sources):
             raise ExitLensError("the word surrogates in sources and [[surrogates]] tables need each other")
+
+
+def _check_no_overlap(names: tuple[str, ...]) -> None:
+    """Checks that no image can be in two image sets; samples are some of the test images."""
+    parts = {name: parse_image_set_name(name) for name in names}
+    for one, other in itertools.combinations(names, 2):
+        (dataset, split, chosen), (its_dataset, its_split, its_chosen) = parts[one], parts[other]
+        is_one_split = dataset == its_dataset and (split == its_split or {split, its_split} == {"samples", "test"})
+        if is_one_split and (chosen is None or its_chosen is None or not set(chosen).isdisjoint(its_chosen)):
+            raise ExitLensError(
+                f"images names {one} and {other}, which overlap: some images would count twice. Leave one out, or "
+                f"select others, as in {dataset}:{split}:0-99"
+            )
 
 
 def load_study(name_or_path: str | Path) -> tuple[StudySpec, str]:
@@ -199,13 +230,17 @@ def load_study(name_or_path: str | Path) -> tuple[StudySpec, str]:
         ExitLensError: If there is no such file, or a field is missing, unknown or out of range.
     """
     path = Path(name_or_path)
-    if not path.is_file():
-        path = SHIPPED / f"{name_or_path}.toml"
-    if not path.is_file():
+    try:
+        if not path.is_file():
+            path = SHIPPED / f"{name_or_path}.toml"
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ExitLensError(f"{path} is not text in UTF-8 ({error}). Save it as UTF-8.") from error
+    except (OSError, ValueError) as error:  # not there, a folder, not to be read, or no path at all
         raise ExitLensError(
-            f"There is no study {str(name_or_path)!r}. Give a TOML file or one of {', '.join(shipped_studies())}."
-        )
-    text = path.read_text(encoding="utf-8")
+            f"There is no study {str(name_or_path)!r} to read. Give a TOML file or one of "
+            f"{', '.join(shipped_studies())}."
+        ) from error
     return parse_study(text, str(path)), text
 
 
@@ -233,7 +268,8 @@ def parse_study(text: str, where: str) -> StudySpec:
     and a surrogate's name then ends in its own; only its ``target`` may be a list of selectors. An attack's
     ``preset`` names it, ``norm`` may be ``l2``, and its other fields are those of its spec; ``epsilon`` and
     ``step_size`` may be written as text (``"8/255"``), steps scale with epsilon unless they are given, and
-    ``objective`` also knows ``exit-1``, ``exit-2`` ... and ``each-exit``.
+    ``objective`` also knows ``exit-1``, ``exit-2`` ... and ``each-exit``. Random starts are drawn from the study's
+    ``seeds``, and from no ``seed`` of an attack's own.
 
     Args:
         text: TOML.
@@ -243,29 +279,42 @@ def parse_study(text: str, where: str) -> StudySpec:
         ExitLensError: If a field is missing, unknown or out of range.
     """
     try:
-        fields = tomllib.loads(text)
+        fields = _read_toml(text)
         if "attacks" in fields:
             fields["attacks"] = [
-                _attack_choice(one) for table in _tables(fields, "attacks") for one in _combinations(table)
+                _attack_choice(one) for table in _tables(fields, "attacks") for one in _combinations(table, "attacks")
             ]
         if "policies" in fields:
-            fields["policies"] = [
-                TypeAdapter(PolicyChoice).validate_python(one)
-                for table in _tables(fields, "policies")
-                for one in _combinations(table)
-            ]
+            tables = _tables(fields, "policies")
+            fields["policies"] = [one for table in tables for one in _combinations(table, "policies")]
+        if "placements" in fields:
+            fields["placements"] = _tables(fields, "placements")
         if "surrogates" in fields:
             fields["surrogates"] = [one for table in _tables(fields, "surrogates") for one in _surrogates(table)]
         return TypeAdapter(StudySpec).validate_python(fields)
-    except tomllib.TOMLDecodeError as error:
-        raise ExitLensError(f"{where} is not valid TOML ({error}).") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "study"
-        message = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise ExitLensError(f"{where}: {field}: {message}. See docs/studies.md.") from error
-    except ExitLensError as error:
-        raise ExitLensError(f"{where}: {str(error).rstrip('.')}. See docs/studies.md.") from error
+    except (ValidationError, ExitLensError) as error:
+        said = _sentence(error) if isinstance(error, ValidationError) else str(error).rstrip(".")
+        # What was got may have more lines than one.
+        raise ExitLensError(f"{where}: {' '.join(said.split())}. See docs/studies.md.") from error
+
+
+def _read_toml(text: str) -> Fields:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also a number with thousands of digits, or lists in lists in lists
+        raise ExitLensError(f"this is not valid TOML ({error})") from error
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first thing that is wrong: where, what is allowed, and what was got."""
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"])) or "study"
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    if first["type"] == "unexpected_keyword_argument":
+        message = "there is no such field; leave it out, or correct its name"
+    elif first["type"] not in ("value_error", "missing"):
+        message = f"{message.replace('tuple', 'list')}, but is {first['input']!r:.60}"
+    return f"{field}: {message}"
 
 
 def _tables(fields: Fields, name: str) -> list[Fields]:
@@ -275,8 +324,10 @@ def _tables(fields: Fields, name: str) -> list[Fields]:
     return tables
 
 
-def _combinations(table: Fields) -> list[Fields]:
+def _combinations(table: Fields, name: str) -> list[Fields]:
     """A table whose values may be lists as one table for each combination of their entries."""
+    if empty := [field for field, value in table.items() if value == []]:
+        raise ExitLensError(f"{name}: {empty[0]} is an empty list; give it an entry, or leave it out")
     lists = [value if isinstance(value, list) else [value] for value in table.values()]
     return [dict(zip(table, values, strict=True)) for values in itertools.product(*lists)]
 
@@ -288,7 +339,7 @@ def _surrogates(table: Fields) -> list[Fields]:
     always = {"name": name, "target": [target] if isinstance(target, str) else target}
     always = {field: value for field, value in always.items() if value is not None}
     found: list[Fields] = []
-    for one in _combinations(given):
+    for one in _combinations(given, "surrogates"):
         # The control among several corruptions has none of their severities.
         if one.get("corruption") == UNCORRUPTED and isinstance(given["corruption"], list):
             one.pop("severity", None)
@@ -306,16 +357,27 @@ def _in_name(field: str, value: object) -> str:
 
 
 def _attack_choice(table: Fields) -> AttackChoice:
+    for field in ("preset", "norm", "objective", "fitted_on"):
+        if not isinstance(value := table.get(field, ""), str):
+            raise ExitLensError(f"an attack's {field} is {value!r}; it must be text, in quotes")
     given = dict(table)
     preset, norm, objective = given.pop("preset", ""), given.pop("norm", "linf"), given.pop("objective", None)
     lengths = {name: parse_length(str(given.pop(name))) for name in ("epsilon", "step_size") if name in given}
     each_exit = objective == EACH_EXIT
-    try:
-        spec = spec_from(Options(str(preset), str(norm), None if each_exit else objective, given))
-        # Read again as from a file, which also refuses a number where a word belongs.
-        spec = TypeAdapter(type(spec)).validate_python({each.name: getattr(spec, each.name) for each in fields(spec)})
-    except TypeError as error:
-        raise ExitLensError(f"the attack {preset} cannot be made of {given}; {error}") from error
+    if objective is not None and "exit_index" in given:
+        raise ExitLensError(f"the attack {preset} has an objective and an exit_index; leave out the exit_index")
+    spec = spec_from(Options(preset, norm, None if each_exit else objective, given))
+    # Read again as from a file, which also refuses a number where a word belongs.
+    spec = TypeAdapter(type(spec)).validate_python({each.name: getattr(spec, each.name) for each in fields(spec)})
+    if "seed" in given and hasattr(spec, "random_start"):
+        raise ExitLensError(
+            f"the attack {preset} has a seed of its own; leave it out, as its random starts are drawn from the seeds "
+            "at the top of the file"
+        )
+    if isinstance(spec, UniversalAttack):
+        parse_image_set_name(spec.fitted_on)
+    if "step_size" in lengths and not hasattr(spec, "step_size"):
+        raise ExitLensError(f"the attack {preset} takes no step_size; leave it out")
     if each_exit and not isinstance(spec, StepAttack | EarlyAttack):
         raise ExitLensError(f"the attack {preset} aims at no exit; leave out its objective")
     if (epsilon := lengths.pop("epsilon", None)) is not None:

@@ -6,7 +6,7 @@ from functools import cached_property
 from re import fullmatch
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, StrictFloat, StrictInt, TypeAdapter
 
 from core.checkpoints import ModelCard
 from core.corruptions import CORRUPTIONS, check_corruption
@@ -51,12 +51,12 @@ class SurrogateChoice:
     architecture: str = SAME
     labels: Labels = "target"
     corruption: str = UNCORRUPTED
-    severity: int | None = None
-    num_images: int | None = None
-    num_epochs: int
-    seed: int = 0
-    batch_size: int = 64
-    peak_learning_rate: float = 0.05
+    severity: StrictInt | None = None
+    num_images: StrictInt | None = None
+    num_epochs: StrictInt
+    seed: StrictInt = 0
+    batch_size: StrictInt = 64
+    peak_learning_rate: StrictFloat = 0.05
 
     def __post_init__(self) -> None:
         """Checks what does not depend on the models."""
@@ -76,11 +76,23 @@ class SurrogateChoice:
             raise ExitLensError(f"the surrogate {self.name} needs a severity from 1 to 5 for its corruption")
         else:
             check_corruption(self.corruption, self.severity)
-        lowest = {"num_images": 2, "num_epochs": 1, "batch_size": 2, "seed": 0}
-        for field, least in lowest.items():
+        ranges = {
+            "num_images": (2, 1_000_000),
+            "num_epochs": (1, 10_000),
+            "batch_size": (2, 1_000_000),
+            "seed": (0, 2**31 - 1),
+        }
+        for field, (least, most) in ranges.items():
             value = getattr(self, field)
-            if value is not None and value < least:
-                raise ExitLensError(f"the surrogate {self.name} has {field} {value}; it must be {least} or more")
+            if value is not None and not least <= value <= most:
+                raise ExitLensError(
+                    f"the surrogate {self.name} has {field} {value}; it must be {least} or more, and {most} at most"
+                )
+        if not 0 < self.peak_learning_rate <= 10:
+            raise ExitLensError(
+                f"the surrogate {self.name} has peak_learning_rate {self.peak_learning_rate}; it must lie above 0, and "
+                "be 10 at most"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
