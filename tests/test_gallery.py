@@ -175,6 +175,30 @@ def test_a_lost_perturbation_is_remade_and_checked(runs: list[KeptRun], folder: 
     assert len(images(test)) == 3
 
 
+def test_tiles_and_rows_of_lost_perturbations_say_that_their_picture_is_clean(
+    runs: list[KeptRun], folder: Path
+) -> None:
+    # Mutants: the clean picture under words of an attack; counted over all runs; a remake promised on other weights.
+    whole = opened()
+    assert not any("clean picture" in alt for alt in images(whole)) and "clean picture" not in words(whole)
+    (folder / runs[0].key / "perturbations.safetensors").unlink()
+    test = opened()
+    assert (
+        len(images(test)) == 12 and sum("clean picture: the perturbation is made again" in a for a in images(test)) == 6
+    )
+    assert "6 of these 12 examples show the clean picture" in words(test) and "cannot" not in words(test)
+    said = [caption.value for caption in test.caption if "clean picture" in caption.value]
+    assert len(said) == 6 and all("FGSM" in caption for caption in said)
+    shown = opened(view="table").dataframe[0].value["picture shown"]
+    assert (shown == "adversarial").sum() == 6 and shown.str.startswith("clean picture").sum() == 6
+    run = replace(runs[1], models=tuple(replace(model, weights_sha256="0" * 64) for model in runs[1].models))
+    old = write_as(folder, runs[1], run, lambda rows: rows.assign(weights_sha256="0" * 64))
+    (folder / old.key / "perturbations.safetensors").unlink()
+    test = opened(by_attack="PGD")
+    assert sum("clean picture: the perturbation is lost" in alt for alt in images(test)) == 6
+    assert "6 of them cannot" in words(test)
+
+
 def test_a_verdict_that_no_longer_holds_is_said(runs: list[KeptRun], folder: Path) -> None:
     # Mutant: the check skipped, or its outcome not shown.
     place = folder / runs[0].key

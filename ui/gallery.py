@@ -1,6 +1,7 @@
 """The gallery's parts: filters, tiles and table of kept adversarial examples."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import pandas as pd
@@ -28,6 +29,8 @@ TILES_PER_PAGE = 24
 ROWS_PER_PAGE = 100
 TILE_WIDTH = 96
 NO_PICTURE = "no picture here"
+MADE_AGAIN = "clean picture: the perturbation is made again when opened"
+LOST = "clean picture: the perturbation is lost"
 SHIFTS: dict[str, Shift] = {f"{glyph} {word}": word for word, glyph in SHIFT_GLYPHS.items()}  # type: ignore[misc]
 
 
@@ -118,41 +121,78 @@ def examples_view(shown: pd.DataFrame, gallery: Gallery) -> None:
             st.session_state["page"] = num_pages
         page = st.pagination(num_pages, key="page", bind="query-params", persist_state="session")
     rows = shown.iloc[(page - 1) * per_page : page * per_page]
+    pictures = [_picture(example, gallery) for example in _each(rows)]
+    _say_clean(pictures)
     if view == "tiles":
-        _tiles(rows, gallery)
+        _tiles(rows, pictures, gallery)
     else:
-        _table(rows, gallery)
+        _table(rows, pictures, gallery)
     st.caption(f"All {len(shown):,} matching examples as a table")
     table_downloads(shown, key="gallery")
 
 
-def _tiles(rows: pd.DataFrame, gallery: Gallery) -> None:
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """What is shown of an example.
+
+    Attributes:
+        pixels: (3, H, W) in [0, 1]; None where the clean image is not on this machine.
+        instead: Why it is the clean image that is shown; empty for the adversarial one.
+    """
+
+    pixels: Tensor | None
+    instead: str = ""
+
+
+def _picture(example: KeptExample, gallery: Gallery) -> Picture:
+    """The adversarial picture, or the clean one where the perturbation is lost; an opened example makes it again."""
+    image = clean_image(example, gallery)
+    if image is None:
+        return Picture(None)
+    try:
+        return Picture(adversarial_pixels(image, kept_cache.stored_perturbation(gallery, example)))
+    except ExitLensError:
+        return Picture(image.pixels()[0], MADE_AGAIN if example.is_current else LOST)
+
+
+def _say_clean(pictures: list[Picture]) -> None:
+    clean = [picture.instead for picture in pictures if picture.instead]
+    if clean:
+        lost = f" {clean.count(LOST):,} of them cannot, as their models are not here." * (LOST in clean)
+        st.info(
+            f"{len(clean):,} of these {len(pictures):,} examples show the clean picture, for their stored "
+            f"perturbations are missing or damaged. An example makes its perturbation again when it is opened.{lost}"
+        )
+
+
+def _tiles(rows: pd.DataFrame, pictures: list[Picture], gallery: Gallery) -> None:
     labels = model_labels(gallery.kept)
     with st.grid(min_column_width=TILE_WIDTH + 48, gap="small", key="examples"):
-        for example in _each(rows):
+        for example, picture in zip(_each(rows), pictures, strict=True):
             address = address_of(example)
             answers = f"{example.clean_class} → {example.adversarial_class}"
             with st.container(key=f"tile-{address}"):
-                pixels = _tile_pixels(example, gallery)
-                if pixels is None:
+                if picture.pixels is None:
                     st.caption(NO_PICTURE)
                 else:
                     words = f"{example.image_id}, {example.attack}, made on {labels[example.source]}: {answers}"
-                    st.image(as_bytes(pixels), width=TILE_WIDTH, alt=words)
+                    words += f"; {picture.instead}" * bool(picture.instead)
+                    st.image(as_bytes(picture.pixels), width=TILE_WIDTH, alt=words)
                 st.button(answers, key=f"open-{address}", type="tertiary", on_click=open_example, args=(address,))
-                earlier = "" if example.is_current else "  \nmade on earlier weights"
+                notes = [picture.instead, "" if example.is_current else "made on earlier weights"]
                 st.caption(
                     f"{labels[example.source]}  \n{attack_label(example.attack_name)}{_reach(example)} · "
-                    f"fools {example.num_fooled} of {example.num_shown}  \n{_exits(example, gallery)}{earlier}"
+                    f"fools {example.num_fooled} of {example.num_shown}  \n{_exits(example, gallery)}"
+                    + "".join(f"  \n{note}" for note in notes if note)
                 )
 
 
-def _table(rows: pd.DataFrame, gallery: Gallery) -> None:
+def _table(rows: pd.DataFrame, pictures: list[Picture], gallery: Gallery) -> None:
     labels = model_labels(gallery.kept)
-    pixels = [_tile_pixels(example, gallery) for example in _each(rows)]
     table = pd.DataFrame(
         {
-            "picture": [None if each is None else data_url(each) for each in pixels],
+            "picture": [None if each.pixels is None else data_url(each.pixels) for each in pictures],
+            "picture shown": ["" if each.pixels is None else each.instead or "adversarial" for each in pictures],
             "image": rows.image_id.to_numpy(),
             "true class": rows.class_name.to_numpy(),
             "clean": rows.clean_class.to_numpy(),
@@ -197,17 +237,6 @@ def _open_selected(rows: pd.DataFrame) -> None:
 
 def _each(rows: pd.DataFrame) -> Iterator[KeptExample]:
     return cast(Iterator[KeptExample], rows.itertuples())
-
-
-def _tile_pixels(example: KeptExample, gallery: Gallery) -> Tensor | None:
-    """The adversarial picture; the clean one where the perturbation has to be remade first; None without either."""
-    image = clean_image(example, gallery)
-    if image is None:
-        return None
-    try:
-        return adversarial_pixels(image, kept_cache.stored_perturbation(gallery, example))
-    except ExitLensError:
-        return image.pixels()[0]
 
 
 def _exits(example: KeptExample, gallery: Gallery) -> str:
