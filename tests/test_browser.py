@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from browsing import PATIENCE_MS, idle, metric, pick, settled, visit
+from browsing import PATIENCE_MS, idle, metric, pick, settled, shot, visit
 from playwright.sync_api import Browser, expect
 
 from benchmarks.serving import newcomer, served
@@ -138,13 +138,15 @@ def test_engineer_asks_what_each_exit_looked_at(browser: Browser, server: str) -
 
 
 def test_presenter_tells_the_story_by_keyboard_alone(browser: Browser, server: str) -> None:
-    """Story opened cold by direct link; its five steps by arrow keys; its fine print; the link in a second browser."""
+    """Story opened cold by direct link; five steps by arrow keys; fine print; its link elsewhere; a wrong link."""
     # Mutants: a step that no key reaches; a story that needs a click to begin; a link that forgets the step;
-    # a picture or chart without words; a step wider than a phone.
+    # a picture or chart without words; a step wider than a phone; an error for a wrong link instead of a story.
     page, problems = visit(browser, f"{server}/story")
     told = page.get_by_role("heading", level=1)
     expect(told).to_have_text(re.compile("An easy picture"), timeout=STORY_MS)
     expect(page.locator(".js-plotly-plot")).to_have_count(1)
+    settled(page)
+    shot(page, "presenter-before")
     titles = ("An easy picture", "Now a little noise", "The early answer is wrong", r"\d+ of \d+", "help|harder")
     for title in titles[1:]:
         idle(page)
@@ -164,6 +166,7 @@ def test_presenter_tells_the_story_by_keyboard_alone(browser: Browser, server: s
     expect(
         page.get_by_text(re.compile(r"Of 20 pictures attacked on this machine, \d+ tell this story"))
     ).to_be_visible()
+    shot(page, "presenter-finished")
     link = page.url
     assert "scene=5+What+helps" in link
     second, second_problems = visit(browser, link, width=420)
@@ -175,7 +178,14 @@ def test_presenter_tells_the_story_by_keyboard_alone(browser: Browser, server: s
         missing = second.locator("[data-testid=stImage] img:not([alt]), [data-testid=stImage] img[alt='']")
         assert missing.count() == 0
         second.keyboard.press("ArrowLeft")
-    assert problems == [] and second_problems == []
+
+    wrong, wrong_problems = visit(browser, f"{server}/story?example=0123456789abcdef:cifar10/test/0:nobody")
+    expect(wrong.get_by_role("heading", level=1)).to_have_text(re.compile("An easy picture"), timeout=STORY_MS)
+    expect(wrong.get_by_test_id("stAlert")).to_have_count(1)
+    expect(wrong.get_by_text(re.compile("is not kept here.* instead"))).to_be_visible()
+    settled(wrong)
+    shot(wrong, "presenter-error")
+    assert problems == second_problems == wrong_problems == []
 
 
 def test_a_filter_redraws_the_tiles_and_a_tile_or_surprise_the_whole_page(server: str, browser: Browser) -> None:

@@ -101,7 +101,7 @@ def test_engineer_follows_one_attack_from_page_to_page(browser: Browser, server:
 
     go_to(page, "Exit shift")
     expect(page.get_by_text("judged at T = 0.89").first).to_be_visible()
-    said = page.get_by_text(re.compile(r"once attacked")).first.inner_text()
+    expect(page.get_by_text(re.compile(r"of 8\D.* once attacked")).first).to_be_visible()
     go_to(page, "Confidence")
     expect(page.get_by_text("judged at T = 0.89").first).to_be_visible()
     expect(page.get_by_text(re.compile(r"When clean, the answers are"))).to_be_visible()
@@ -125,7 +125,8 @@ def test_engineer_follows_one_attack_from_page_to_page(browser: Browser, server:
     picked = page.get_by_role("textbox", name="Picked images, by official index").input_value()
     assert numbers(picked) == sorted(indices)
     expect(page.get_by_text(f"cifar10:samples:{picked} · n = {count}").first).to_be_visible()
-    assert metric(page, "Fooled").endswith(f" of {count}") or metric(page, "Fooled")
+    # The matrix shows images that both models get right, so every one of them is attackable on the one in the lab.
+    assert metric(page, "Fooled").endswith(f" of {count}")
 
     box = page.get_by_role("textbox", name="Picked images, by official index")
     box.fill("5-3")
@@ -138,7 +139,8 @@ def test_engineer_follows_one_attack_from_page_to_page(browser: Browser, server:
     box.press("Enter")
     metric(page, "Fooled")
     go_to(page, "Exit shift")
-    assert "once attacked" in said and problems == []
+    expect(page.get_by_text(re.compile(r"of 8\D.* once attacked")).first).to_be_visible()
+    assert problems == []
 
 
 def numbers(selection: str) -> list[int]:
