@@ -26,6 +26,7 @@ CANDIDATES = TableSchema(
         "image_id": "text",
         "label": "whole",
         "epsilon": "number",
+        "linf": "number",
         "clean_exit": "whole",
         "adversarial_exit": "whole",
         "answer": "whole",
@@ -57,8 +58,9 @@ def candidates_table(decisions: pd.DataFrame, exits: pd.DataFrame, model: str, t
     """Which pictures can tell the story, from one attack: schema ``CANDIDATES``.
 
     A picture tells it if the model leaves early and right when clean, with its final exit right too; leaves early
-    and wrong under an attack within the largest of ``STORY_EPSILONS``; and its final exit is then still right. That
-    is the rule ``taken_broken_final_kept`` with exits that are really left early. ``twin_right``: the twin is right
+    and wrong under an attack that moves no pixel by more than the largest of ``STORY_EPSILONS`` (whatever the attack
+    calls epsilon: within L2 it is the length of the whole change); and its final exit is then still right. That is
+    the rule ``taken_broken_final_kept`` with exits that are really left early. ``twin_right``: the twin is right
     on the clean picture and on the very same adversarial one. ``strength`` is the least of three probabilities:
     that of the wrong answer, and those that the final exit and, where it is right, the twin give to the true class.
 
@@ -80,7 +82,7 @@ def candidates_table(decisions: pd.DataFrame, exits: pd.DataFrame, model: str, t
         "still_right": own.adversarial_prediction == own.label,
         "final_wrong_too": ~final["adversarial"].right,
         "not_early_when_attacked": own.adversarial_computed_exit == last,
-        "noise_is_visible": own.epsilon > STORY_EPSILONS[-1] * (1 + 1e-6),
+        "noise_is_visible": own.linf > STORY_EPSILONS[-1] + 1e-6,  # float32 pixels are no more exact
     }
     reason = np.select([np.asarray(fails[name], dtype=bool) for name in REASONS], REASONS, default="")
     final_confidence = final["adversarial"].true_probability
@@ -91,6 +93,7 @@ def candidates_table(decisions: pd.DataFrame, exits: pd.DataFrame, model: str, t
                 "image_id": own.index.to_numpy(),
                 "label": own.label.to_numpy(),
                 "epsilon": own.epsilon.to_numpy(),
+                "linf": own.linf.to_numpy(),
                 "clean_exit": own.clean_answered_exit.to_numpy(),
                 "adversarial_exit": own.adversarial_answered_exit.to_numpy(),
                 "answer": own.adversarial_prediction.to_numpy(),

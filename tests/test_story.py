@@ -145,13 +145,16 @@ def test_a_picture_that_leaves_early_right_then_early_wrong_with_its_end_right_t
         ("final_wrong_too", {"attacked": [*ATTACKED[:2], (3, 0.6)]}),
         ("not_early_when_attacked", {"adversarial_computed_exit": 2}),
         ("noise_is_visible", {"epsilon": 8 / 255}),
+        ("noise_is_visible", {"epsilon": 0.5, "linf": 5 / 255}),
     ],
 )
 def test_one_thing_amiss_and_it_is_named(reason: str, changes: dict[str, object]) -> None:
-    # Mutants: each condition left out, or another one named first.
+    # Mutants: each condition left out, or another one named first; the length of an L2 change taken for a pixel's.
     row = candidate(**changes)
     assert not row.tells and row.reason == reason
     assert candidate(epsilon=4 / 255).tells
+    within_l2 = candidate(epsilon=0.5, linf=3 / 255)
+    assert within_l2.tells and within_l2.linf == 3 / 255
 
 
 def test_of_several_the_first_thing_amiss_is_named_and_a_static_model_has_no_story() -> None:

@@ -17,7 +17,7 @@ from test_models_page import EARLY, STATIC, Zoo, zoo
 from toys import toy_model
 
 from core import data, kept
-from core.attacks.spec import early, pgd
+from core.attacks.spec import early, l2_attack, pgd
 from core.checkpoints import load_card, load_model
 from core.data import ImageSet, open_image_set
 from core.evaluation import exit_logits
@@ -241,10 +241,27 @@ def test_a_kept_example_that_tells_the_story_is_told(
     assert not away.info and "example" not in away.query_params and "sent here" not in said(away)
 
 
+def test_a_kept_l2_example_is_told_by_its_largest_change(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutants: the length of the whole change taken for that of a pixel: refused as visible, or said in steps of 255.
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "kept"))
+    addresses = kept_address(tmp_path / "kept", l2_attack("pgd", 0.05, objective="exit", exit_index=0))
+    rows = kept.read_kept(tmp_path / "kept").examples
+    rows = rows[rows.taken_broken_final_kept & (rows.clean_computed_exit < 3) & (rows.adversarial_computed_exit < 3)]
+    row = rows[rows.linf < 4 / 255].iloc[0]
+    test = told(example=addresses[row.image_id], scene=SCENES[1])
+    assert row.image_id in said(test) and not test.info
+    levels = float(re.search(r"more than \*\*([\d.]+) of 255 steps\*\*", said(test))[1])
+    assert 255 * row.linf - 1e-4 <= levels <= 255 * row.linf + 0.01
+    radius = next(each for each in (1, 2, 4) if each >= levels)
+    assert f"Noise of at most {radius}/255" in said(told(example=addresses[row.image_id], scene=SCENES[3]))
+
+
 @pytest.mark.parametrize(
     ("attack", "source", "why"),
     [
-        (early(8 / 255), EARLY, "can be seen on a large picture"),
+        (early(8 / 255, step_size=8 / 255), EARLY, "can be seen on a large picture"),
         (pgd(1 / 255, step_size=1e-6, num_steps=1), EARLY, "still right"),
         (pgd(2 / 255, objective="final"), STATIC, "static network"),
     ],

@@ -1,5 +1,6 @@
 """The five steps of the story, each a title, a sentence or two and something to look at; the last two are counted."""
 
+import math
 from collections.abc import Callable
 
 import streamlit as st
@@ -46,8 +47,9 @@ def _early(told: Told) -> None:
 
 
 def _noise(told: Told) -> None:
-    tale, levels = told.tale, 255 * told.tale.picked.epsilon
-    least = " That is the least that a picture file can hold." if round(levels, 3) == 1 else ""
+    tale = told.tale
+    levels = math.ceil(round(25500 * tale.noise, 2)) / 100  # never said to be less than it is
+    least = " That is the least that a picture file can hold." if levels == 1 else ""
     tried = ", ".join(f"{255 * epsilon:g}" for epsilon in STORY_EPSILONS)
     smallest = "" if tale.was_sent else f" Of the noises tried ({tried} of 255), this is the smallest that works here."
     words(

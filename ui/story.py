@@ -47,7 +47,7 @@ class Told:
     @property
     def epsilon(self) -> float:
         """The radius at which all pictures are looked at: the smallest that holds the tale's noise."""
-        return min(each for each in self.spec.attacks_on_model() if each >= self.tale.picked.epsilon * (1 - 1e-6))
+        return min(each for each in self.spec.attacks_on_model() if each >= self.tale.noise - 1e-6)
 
 
 def steps() -> int:

@@ -31,7 +31,8 @@ NOT_TELLING = {
     "still_right": "the network's answer is still right",
     "final_wrong_too": "the network's own end is wrong, too, so nothing inside it knew better",
     "not_early_when_attacked": "with the noise the network computes everything, so no early answer fails",
-    "noise_is_visible": f"its noise is more than {as_255(STORY_EPSILONS[-1])} and can be seen on a large picture",
+    "noise_is_visible": f"its noise moves a pixel by more than {as_255(STORY_EPSILONS[-1])} and can be seen on a large "
+    "picture",
 }
 
 
@@ -41,6 +42,7 @@ class Candidate(Protocol):
     image_id: str
     label: int
     epsilon: float
+    linf: float
     clean_exit: int
     adversarial_exit: int
     answer: int
@@ -92,6 +94,11 @@ class Tale:
     def wrong_answer(self) -> str:
         """Name of the class answered once attacked."""
         return self.class_names[self.picked.answer]
+
+    @property
+    def noise(self) -> float:
+        """The most that a pixel moves: in a sent example as it is, in a picture picked here as its attack allowed."""
+        return self.picked.linf if self.was_sent else self.picked.epsilon
 
     def cost(self, state: str) -> float:
         """Cost fraction of the picture, ``clean`` or ``adversarial``."""
