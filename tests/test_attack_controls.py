@@ -25,6 +25,7 @@ from ui.state import LINK
 EARLY, STATIC = "cifar10-resnet56-early-exit", "cifar10-resnet56-static"
 pytestmark = pytest.mark.skipif(not {EARLY, STATIC} <= set(list_models()), reason="a shipped model is missing")
 FITTED_ON = "cifar10:validation:0-127"
+POLICY = ExitPolicy()
 
 
 @pytest.fixture(autouse=True)
@@ -53,15 +54,13 @@ def script() -> None:
     st.session_state["made"] = controls.attack_controls(load_card(st.session_state["card"]), classes)
 
 
-def made(card: str = EARLY, restore: AttackSpec | None = None, made_at: float = 0.9, **keys: object) -> AppTest:
+def made(card: str = EARLY, restore: AttackSpec | None = None, made_at: ExitPolicy = POLICY, **keys: object) -> AppTest:
     test = AppTest.from_function(script, default_timeout=120)
     test.session_state["card"] = card
     for key, value in keys.items():
         test.session_state[key] = value
     if restore:
-        test.session_state["restore"] = ExperimentSpec(
-            "cifar10:samples:0-7", (card,), (card,), restore, ExitPolicy(made_at)
-        )
+        test.session_state["restore"] = ExperimentSpec("cifar10:samples:0-7", (card,), (card,), restore, made_at)
     test.run()
     assert not test.exception, test.exception
     return test
@@ -92,12 +91,16 @@ def made(card: str = EARLY, restore: AttackSpec | None = None, made_at: float = 
     ids=lambda spec: spec.label,
 )
 def test_an_earlier_run_puts_every_control_back(spec: AttackSpec) -> None:
-    # Mutant: a control forgotten in restoring, or one that the spec does not listen to.
-    attack, policy = made(restore=spec, made_at=0.8).session_state["made"]
+    # Mutants: a control forgotten in restoring, or one that the spec does not listen to; the fallback among them, or
+    # what is chosen for judging changed by an attack that reckons with none.
+    wanted = ExitPolicy(0.8, "most_confident")
+    test = made(restore=spec, made_at=wanted)
+    attack, policy = test.session_state["made"]
     assert type(attack) is type(spec)
     for field, value in vars(spec).items():
         assert getattr(attack, field) == (pytest.approx(value) if isinstance(value, float) else value), field
-    assert policy == (ExitPolicy(0.8) if spec.depends_on_policy else ExitPolicy())
+    assert policy == (wanted if spec.depends_on_policy else POLICY)
+    assert ("fallback" in test.session_state) == spec.depends_on_policy
 
 
 def test_a_static_model_is_offered_no_attack_through_early_exits() -> None:

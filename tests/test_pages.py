@@ -67,6 +67,24 @@ def test_attack_again_makes_the_attack_at_the_new_threshold() -> None:
     assert not test.exception
 
 
+def test_an_attack_reckons_with_the_fallback_in_the_sidebar_and_says_so() -> None:
+    # Mutants: an attack on another model than the one on screen; a fallback unsaid; one said where it is the usual.
+    sure = "; when no exit is sure, the most confident exit answers"
+    test = finished(opened("attack_lab", images="0-1"), has_metrics)
+    assert any("made at T = 0.90 · " in caption.value for caption in test.caption)
+    test.selectbox(key="fallback").set_value("most_confident").run()
+    assert any("controls have changed" in caption.value for caption in test.caption)
+    assert any(f"made at T = 0.90 · judged at T = 0.90{sure}" in caption.value for caption in test.caption)
+    test.button(key="run").click().run()
+    finished(test, lambda page: any(f"made at T = 0.90{sure}" in caption.value for caption in page.caption))
+    assert "--fallback most_confident" in test.code[0].value
+    test.selectbox(key="fallback").set_value("final").run()  # made already, so it is shown again at once
+    assert any("made at T = 0.90 · judged at T = 0.90 · " in caption.value for caption in test.caption)
+    next(button for button in test.button if button.label == "Undo").click().run()
+    assert test.selectbox(key="fallback").value == "most_confident"
+    assert any(f"made at T = 0.90{sure}" in caption.value for caption in test.caption) and not test.exception
+
+
 def test_link_restores_controls_and_result() -> None:
     # Mutant: a control that is not bound to the address opens with its default.
     link = {

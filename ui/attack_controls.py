@@ -311,10 +311,11 @@ def _made_at() -> ExitPolicy:
             "threshold",
             "made at",
             more="This attack needs to know when images leave. The threshold in the sidebar judges the result; this "
-            "one makes it.",
+            "one makes it. What answers when no exit is sure stands in the sidebar, for both.",
         ),
     )
-    return ExitPolicy(made_at, "final")
+    # The fallback is the sidebar's, which is drawn before: an attacker knows what answers when no exit is sure.
+    return ExitPolicy(made_at, st.session_state.get("fallback", "final"))
 
 
 def _pixels(text: str) -> float:

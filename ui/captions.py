@@ -24,13 +24,18 @@ def made_words(experiment: Experiment, judged: ExitPolicy | None = None, source:
 
 def made_at_words(experiment: Experiment) -> str:
     """The policy that the attacks reckoned with."""
-    return f"made at T = {experiment.spec.made_at.threshold:.2f}"
+    return f"made at {policy_words(experiment.spec.made_at)}"
 
 
 def judged_words(policy: ExitPolicy) -> str:
     """The policy that the result is judged under."""
+    return f"judged at {policy_words(policy)}"
+
+
+def policy_words(policy: ExitPolicy) -> str:
+    """A policy, such as ``T = 0.90``; its fallback is named where it is not the usual one."""
     fallback = "" if policy.fallback == "final" else f"; when no exit is sure, {FALLBACKS[policy.fallback]}"
-    return f"judged at T = {policy.threshold:.2f}{fallback}"
+    return f"T = {policy.threshold:.2f}{fallback}"
 
 
 def images_words(experiment: Experiment) -> str:

@@ -13,7 +13,7 @@ from core.experiment import Experiment, ExperimentSpec
 from core.figures import ladder_figure
 from core.ladder import climb_ladder, ladder_steps, median_epsilon, rungs_of
 from ui import cache, running
-from ui.captions import WILSON, images_words
+from ui.captions import WILSON, images_words, policy_words
 from ui.controls import glyph_label
 from ui.linked import linked_images
 from ui.panels import figure_panel
@@ -82,7 +82,7 @@ def _caption(experiment: Experiment, card: ModelCard) -> str:
     return (
         f"{glyph_label(card)} · {spec.title}, {spec.num_steps} steps{_part_of_radius(spec)} · "
         f"Click a point to see its images · made and judged at "
-        f"T = {experiment.spec.made_at.threshold:.2f} · {images_words(experiment)} · {WILSON}"
+        f"{policy_words(experiment.spec.made_at)} · {images_words(experiment)} · {WILSON}"
     )
 
 

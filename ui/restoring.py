@@ -34,6 +34,8 @@ def set_controls(spec: ExperimentSpec, class_names: Sequence[str]) -> None:
         "goal": "none" if goal is None else class_names[goal],
         **_of_attack(spec.attack),
     }
+    if spec.attack.depends_on_policy:  # others reckon with no fallback, so what is chosen for judging stays
+        restored["fallback"] = spec.made_at.fallback
     for key, value in restored.items():
         st.session_state[key] = value
 

@@ -96,11 +96,7 @@ def _settle(job: Job[Experiment], spec: ExperimentSpec, setting: Setting, state:
     result = experiment.results[job.spec.model]
     if job.spec != spec:
         st.caption("The controls have changed since this result was made. Run the attack to bring it up to date.")
-    elif (
-        result.spec.depends_on_policy
-        and setting.policy.threshold != job.spec.made_at.threshold
-        and setting.card.num_exits > 1
-    ):
+    elif result.spec.depends_on_policy and setting.policy != job.spec.made_at and setting.card.num_exits > 1:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(
                 f"Made at T = {job.spec.made_at.threshold:.2f}, judged at T = {setting.policy.threshold:.2f}: "
