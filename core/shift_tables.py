@@ -20,7 +20,7 @@ EXIT_FLOW = TableSchema(
 )
 EFFICIENCY = TableSchema(
     "efficiency",
-    "all images, the fooled or the others: what they cost and how many are right, clean and adversarial",
+    "all images, those on which the attack succeeded or the rest: their cost and right answers, clean and adversarial",
     {
         "group": "text",
         "num_images": "whole",
@@ -56,13 +56,15 @@ EXITS_MADE_AT = TableSchema(
 
 
 def shift_groups(decisions: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """All images, the fooled ones (attackable and succeeded) and the others; groups without an image are left out.
+    """All images, those on which the attack ``succeeded`` (and that were attackable), and the others.
+
+    Groups without an image are left out. What "succeeded" means is for the success rule to say.
 
     Args:
         decisions: Rows of one source and one target (schema ``DECISIONS``).
     """
-    fooled = decisions.attackable & decisions.succeeded
-    groups = {"all": decisions, "fooled": decisions[fooled], "not fooled": decisions[~fooled]}
+    succeeded = decisions.attackable & decisions.succeeded
+    groups = {"all": decisions, "succeeded": decisions[succeeded], "not succeeded": decisions[~succeeded]}
     return {name: rows for name, rows in groups.items() if len(rows)}
 
 

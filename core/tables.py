@@ -281,9 +281,13 @@ def transfer_images(decisions: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The columns ``source``, ``target``, ``image_id``, ``success_rule``, ``fooled`` and one truth for each of
-        ``DENOMINATORS``: ``attackable`` (right when clean on source and target, and attackable there), ``common``
-        (attackable on every model compared) and ``fooled the source`` (attackable, and the attack succeeded at its
-        source).
+        ``DENOMINATORS``: ``attackable`` (attackable at the source and at the target), ``common`` (attackable in every
+        row of the image) and ``fooled the source`` (attackable, and the attack succeeded at its source).
+
+    Each row's own success rule says what is attackable: at the source that of the attack, at another target that by
+    which targets count. So under a slowdown ``attackable`` is what computes everything on neither of the two; under
+    the deployed Early Attack what the source, its final exit and the target answer rightly; and under the published
+    one what the target answers rightly, and all images at the source itself, as that rule asks for no true label.
     """
     sources, images = pd.factorize(decisions.source)[0], pd.factorize(decisions.image_id)[0]
     own = (decisions.source == decisions.target).to_numpy()

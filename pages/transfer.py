@@ -22,7 +22,7 @@ with kind_errors():
     if experiment is None:
         st.info("The matrix appears here as soon as the attacks are done.")
     else:
-        denominator = transfer.denominator_control()
+        denominator = transfer.denominator_control(experiment.spec.attack.success_rule)
         matrix = transfer.matrix(experiment, setting, asked.targets, denominator)
         st.header("Between static and early-exit models", help=meaning("static model", "early-exit model"))
         transfer.directions(experiment, setting, matrix, denominator)

@@ -102,6 +102,26 @@ def test_threshold_decides_again_at_once_and_attacks_nothing(page: str, monkeypa
 
 
 @pytest.mark.usefixtures("zoo")
+def test_a_slowdown_and_the_published_early_attack_are_counted_in_their_own_words() -> None:
+    # Mutants: slowed images called fooled; images that were wrong when clean said to be left out of what counts them.
+    slow = {"attack": "Slowdown", "slow_steps": "2"}
+    strip = next(text.value for text in warm("exit_shift", **LINK, **slow).caption if "slowed down, n = " in text.value)
+    assert "Not slowed down: images that compute everything when clean included." in strip and "fooled" not in strip
+    published = {"attack": "Early", "through": "every early exit, as published", "published_steps": "2"}
+    strip = next(
+        text.value for text in warm("exit_shift", **LINK, **published).caption if "not broken, n = " in text.value
+    )
+    assert "included" not in strip and "fooled" not in strip
+    for page, said in (("attack_lab", "Slowed down, of the images"), ("transfer", "Slowed down, of the images")):
+        captions = [text.value for text in warm(page, **LINK, **slow).caption]
+        matrix = next(caption for caption in captions if said in caption)
+        assert "neither on the source nor on the target" in matrix and "Outlined" not in matrix
+        assert not any("answer rightly when clean" in caption for caption in captions if "Slowdown" in caption)
+    matrix = next(text.value for text in warm("transfer", **LINK).caption if text.value.startswith("Fooled, of"))
+    assert "that source and target answer rightly when clean. Outlined: " in matrix
+
+
+@pytest.mark.usefixtures("zoo")
 def test_fallback_changes_answers_and_leaves_costs_alone() -> None:
     # Mutant: cost and exit shift counted by the exit that answers.
     link = LINK | {"threshold": "0.99"}

@@ -37,15 +37,15 @@ def moves(*images: tuple[int, int, int, int, bool, bool]) -> pd.DataFrame:
 MOVES = moves((2, 0, 0, 1, True, True), (2, 1, 0, 1, True, True), (0, 2, 0, 0, True, False), (1, 1, 3, 3, False, True))
 
 
-def test_groups_count_as_fooled_only_what_was_attackable() -> None:
-    # Mutant: ``attackable`` forgotten: the image that was wrong from the start counts as fooled.
+def test_groups_count_as_succeeded_only_what_was_attackable() -> None:
+    # Mutant: ``attackable`` forgotten: the image that was wrong from the start counts as succeeded.
     groups = shift_groups(MOVES)
     assert {name: rows.index.tolist() for name, rows in groups.items()} == {
         "all": [0, 1, 2, 3],
-        "fooled": [0, 1],
-        "not fooled": [2, 3],
+        "succeeded": [0, 1],
+        "not succeeded": [2, 3],
     }
-    assert list(shift_groups(MOVES[:2])) == ["all", "fooled"]
+    assert list(shift_groups(MOVES[:2])) == ["all", "succeeded"]
 
 
 def test_flow_counts_every_cell_of_its_row() -> None:
@@ -68,9 +68,9 @@ def test_efficiency_is_counted_by_hand_for_each_group() -> None:
     # Mutant: clean and adversarial swapped, the accuracy of all beside each group, or the floor of other costs.
     table = efficiency_table(MOVES, COSTS)
     assert list(table.columns) == list(EFFICIENCY.columns)
-    assert table.group.tolist() == ["all", "fooled", "not fooled"]
+    assert table.group.tolist() == ["all", "succeeded", "not succeeded"]
     rows = table.set_index("group")
-    whole, fooled = rows.loc["all"], rows.loc["fooled"]
+    whole, fooled = rows.loc["all"], rows.loc["succeeded"]
     assert (whole.num_images, whole.clean_num_right, whole.adversarial_num_right) == (4, 3, 1)
     assert (whole.clean_low, whole.clean_high) == (rate(3, 4).low, rate(3, 4).high)
     assert whole.clean_mean_cost == pytest.approx((1 + 1 + 0.2 + 0.6) / 4)

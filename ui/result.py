@@ -12,7 +12,15 @@ from core.figures.theme import KIND_GLYPHS
 from core.metrics import rate
 from core.tables import transfer_table
 from ui import bound, cache
-from ui.captions import WILSON, images_words, judged_words, made_at_words, made_words
+from ui.captions import (
+    RULE_WORDS,
+    WILSON,
+    images_words,
+    judged_words,
+    made_at_words,
+    made_words,
+    transfer_words,
+)
 from ui.controls import Setting, glyph_label
 from ui.filling import keep_button
 from ui.panels import figure_panel, folded_table, rate_words
@@ -20,20 +28,6 @@ from ui.shift import link_parts, shift_counts_of, shift_panel
 from ui.state import run_state
 from ui.transfer import cells_of, linked_pair
 from ui.words import meaning
-
-RIGHT_WORDS = "those answered rightly when clean"
-ATTACKABLE_WORDS = {
-    "slowed": "those that do not compute everything when clean",
-    "early_broken_final_kept": "all of them, whatever they were answered when clean",
-    "taken_broken_final_kept": "those that the model and its final exit answer rightly when clean",
-    "goal_taken_final_kept": "those that the model and its final exit answer rightly when clean",
-}
-SHORT_WORDS = {
-    "slowed": "slowed down",
-    "goal_reached": "reach the goal",
-    "goal_taken_final_kept": "reach the goal",
-    "early_broken_final_kept": "early exits broken",
-}
 
 
 def headline(experiment: Experiment, setting: Setting) -> pd.DataFrame:
@@ -46,16 +40,16 @@ def headline(experiment: Experiment, setting: Setting) -> pd.DataFrame:
     success = rate(int(attackable.succeeded.sum()), len(attackable))
     counts = shift_counts_of(own)
     rule = str(own.success_rule.iloc[0])
-    words, attackable_words = SHORT_WORDS.get(rule, "fooled"), ATTACKABLE_WORDS.get(rule, RIGHT_WORDS)
+    words = RULE_WORDS[rule]
     st.markdown(
         f"**{rate_words(success)} {DONE_WORDS[rule]}** · leave earlier {counts['earlier']}, same {counts['same']}, "
         f"later {counts['later']} · {glyph_label(card)}"
     )
     columns = st.columns(4)
     columns[0].metric(
-        words.capitalize(),
+        words.done.capitalize(),
         f"{success.num_hits} of {success.num_images}",
-        help=meaning("attackable", "success rule", more=f"Here: {attackable_words}."),
+        help=meaning("attackable", "success rule", more=f"Here: {words.attackable}."),
     )
     columns[1].metric(
         "Mean cost",
@@ -127,7 +121,10 @@ def population(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> N
             parts = shift_panel(own, f"Click a part to see its images. {made_words(experiment, setting.policy)}")
             link_parts(experiment, own, parts)
     with right:
-        st.subheader("Who fools whom", help=meaning("source", "attackable"))
+        rule = experiment.spec.attack.success_rule
+        st.subheader(
+            "Who slows whom down" if rule == "slowed" else "Who fools whom", help=meaning("source", "attackable")
+        )
         if len(cache.cards()[0]) > 2:
             bound.switch(
                 st.toggle,
@@ -150,7 +147,7 @@ def population(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> N
                 f"{labels[str(row.source)]} to {labels[str(row.target)]}: {row.num_fooled} of {row.num_images}"
                 for row in shown.itertuples()
             ),
-            caption="Fooled, of the images that source and target answer rightly when clean; under the pointer: "
+            caption=f"{transfer_words(shown, 'attackable', rule)}. Under the pointer: "
             f"{WILSON}. Click a cell to see its images. {experiment.spec.attack.label} · {made_at_words(experiment)} · "
             f"{judged_words(setting.policy)} · {images_words(experiment)}.",
             table=transfer,

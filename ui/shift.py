@@ -11,7 +11,7 @@ from core.figures.theme import SHIFT_GLYPHS, exit_names, signed
 from core.metrics import rate
 from core.shift_tables import exit_flow_table, share_out_table, shift_groups
 from ui import cache
-from ui.captions import WILSON, made_words
+from ui.captions import RULE_WORDS, WILSON, made_words
 from ui.controls import Setting, glyph_label
 from ui.linked import linked_images
 from ui.panels import figure_panel, folded_table, rate_words
@@ -75,8 +75,8 @@ def shift_counts_of(rows: pd.DataFrame) -> dict[str, int]:
 
 def shift_panel(own: pd.DataFrame, where: str) -> list[tuple[str, str]]:
     """Earlier, same or later for all images, the fooled and the others; returns the (group, word) selected."""
-    groups = shift_groups(own)
-    counts = {f"{label}, n = {len(rows)}": shift_counts_of(rows) for label, rows in groups.items()}
+    groups, labels = shift_groups(own), group_labels(own)
+    counts = {f"{labels[group]}, n = {len(rows)}": shift_counts_of(rows) for group, rows in groups.items()}
     words = "; ".join(
         f"{label}: " + ", ".join(f"{SHIFT_GLYPHS[word]} {word} {value}" for word, value in each.items())
         for label, each in counts.items()
@@ -90,6 +90,12 @@ def shift_panel(own: pd.DataFrame, where: str) -> list[tuple[str, str]]:
         selectable=True,
     )
     return [(list(groups)[number], word) for number, word in selected if number < len(groups)]
+
+
+def group_labels(own: pd.DataFrame) -> dict[str, str]:
+    """Each of the ``shift_groups`` in words of the attack's success rule, such as ``slowed down``."""
+    words = RULE_WORDS[own.success_rule.iloc[0]]
+    return {"all": "all", "succeeded": words.done, "not succeeded": words.not_done}
 
 
 def who_moves_where(experiment: Experiment, own: pd.DataFrame, where: str) -> None:
@@ -129,9 +135,9 @@ def who_moves_where(experiment: Experiment, own: pd.DataFrame, where: str) -> No
         words = ", ".join(f"{names[clean]} → {names[adversarial]}" for clean, adversarial in cells)
         _linked(experiment, chosen, words, "matrix")
     st.subheader("Earlier, same or later")
-    parts = shift_panel(
-        own, f"Not fooled includes images already wrong when clean. Click a part to see its images. {where}"
-    )
+    rule = RULE_WORDS[own.success_rule.iloc[0]]
+    left_out = f"{rule.not_done.capitalize()}: images {rule.left_out} included. " if rule.left_out else ""
+    parts = shift_panel(own, f"{left_out}Click a part to see its images. {where}")
     link_parts(experiment, own, parts)
 
 
@@ -142,7 +148,8 @@ def link_parts(experiment: Experiment, own: pd.DataFrame, parts: list[tuple[str,
         sign = {"earlier": -1, "same": 0, "later": 1}[word]
         chosen |= own.index.isin(shift_groups(own)[group].index) & (np.sign(own.exit_shift) == sign).to_numpy()
     if parts:
-        _linked(experiment, chosen, ", ".join(f"{group}, {IN_WORDS[word]}" for group, word in parts), "strip")
+        labels = group_labels(own)
+        _linked(experiment, chosen, ", ".join(f"{labels[group]}, {IN_WORDS[word]}" for group, word in parts), "strip")
 
 
 def what_it_costs(experiment: Experiment, own: pd.DataFrame, efficiency: pd.DataFrame, where: str) -> None:
@@ -183,7 +190,9 @@ def what_it_costs(experiment: Experiment, own: pd.DataFrame, efficiency: pd.Data
         is_out = (own[f"{state}_computed_exit"] <= exit_index).to_numpy()
         title = "Nobody is out yet" if exit_index < 0 else f"{state.capitalize()}, out by {names[exit_index]}"
         _linked(experiment, is_out, title, "share-out")
-    folded_table(efficiency, key="efficiency", title="Cost and accuracy of all, the fooled and the others")
+    folded_table(
+        efficiency, key="efficiency", title="Cost and accuracy of all, where the attack succeeded and of the others"
+    )
 
 
 def while_generating(experiment: Experiment) -> None:

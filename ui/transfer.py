@@ -15,19 +15,21 @@ from core.tables import DENOMINATORS, transfer_images, transfer_table
 from core.transfer import directions_table
 from ui import bound, cache
 from ui.attack_controls import attack_controls
-from ui.captions import WILSON, images_words, judged_words, made_at_words
+from ui.captions import (
+    RULE_WORDS,
+    WILSON,
+    counted_words,
+    images_words,
+    judged_words,
+    made_at_words,
+    transfer_words,
+)
 from ui.controls import Setting, glyph_label
 from ui.linked import linked_images
 from ui.links import copy_link
 from ui.panels import figure_panel, rate_words
 from ui.picking import selection_line
 from ui.words import meaning
-
-IN_WORDS = {
-    "attackable": "Of the images that source and target answer rightly when clean",
-    "common": "Of the images that every model here answers rightly when clean, so that cells compare",
-    "fooled the source": "Of the images that fooled their own source",
-}
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,9 @@ def _models(label: str, cards: dict[str, ModelCard], key: str) -> tuple[str, ...
     return tuple(chosen or cards)
 
 
-def denominator_control() -> str:
-    """Of which images shares are taken."""
+def denominator_control(success_rule: str) -> str:
+    """Of which images shares are taken, under the success rule of the attack."""
+    said = {name: counted_words(name, success_rule) for name in DENOMINATORS}
     chosen = bound.choose(
         st.segmented_control,
         "Counted images",
@@ -98,7 +101,7 @@ def denominator_control() -> str:
         key="counted",
         help=meaning(
             "denominator",
-            more=". ".join(f"{name}: {words[0].lower()}{words[1:]}" for name, words in IN_WORDS.items()) + ".",
+            more=". ".join(f"{name}: {words[0].lower()}{words[1:]}" for name, words in said.items()) + ".",
         ),
     )
     return str(chosen)
@@ -112,11 +115,13 @@ def matrix(experiment: Experiment, setting: Setting, targets: tuple[str, ...], d
     shown = table[(table.denominator == denominator) & table.target.isin(kept)]
     labels = {name: glyph_label(card) for name, card in experiment.cards.items()}
     others = shown[shown.source != shown.target]
+    rule = RULE_WORDS[experiment.spec.attack.success_rule]
     if others.num_images.sum():
         best = max(others[others.num_images > 0].to_dict("records"), key=lambda row: row["rate"])
         st.markdown(
             f"**{rate_words(rate(best['num_fooled'], best['num_images']))} of what was made on "
-            f"{labels[best['source']]} fool {labels[best['target']]}**: the most that any model passes on to another."
+            f"{labels[best['source']]} {rule.does} {labels[best['target']]}**: the most that any model passes on to "
+            "another."
         )
     else:
         st.markdown("**Only attacks on the models themselves are shown**: there is no pair of two models to count.")
@@ -129,7 +134,8 @@ def matrix(experiment: Experiment, setting: Setting, targets: tuple[str, ...], d
             f"{labels[row['source']]} to {labels[row['target']]}: {row['num_fooled']} of {row['num_images']}"
             for row in shown.to_dict("records")
         ),
-        caption=f"{IN_WORDS[denominator]}. Outlined: an attack shown to its own source. {_where(experiment, setting)}.",
+        caption=f"{transfer_words(shown, denominator, experiment.spec.attack.success_rule)}. "
+        f"{_where(experiment, setting)}.",
         table=table,
         selectable=True,
     )
@@ -160,14 +166,15 @@ def linked_pair(experiment: Experiment, setting: Setting, denominator: str, sour
     linked_images(
         indices_of(fooled.image_id, experiment.image_set),
         experiment.image_set,
-        title=f"Made on {glyph_label(experiment.cards[source])}, fooled {glyph_label(experiment.cards[target])}",
+        title=f"Made on {glyph_label(experiment.cards[source])}, "
+        f"{RULE_WORDS[experiment.spec.attack.success_rule].did} {glyph_label(experiment.cards[target])}",
         key=key,
     )
 
 
 def directions(experiment: Experiment, setting: Setting, transfer: pd.DataFrame, denominator: str) -> None:
     """Static to early-exit and back, every pair a point."""
-    table = directions_table(transfer, experiment.cards)
+    table, rule = directions_table(transfer, experiment.cards), experiment.spec.attack.success_rule
     shown = table[table.denominator == denominator]
     labels = {name: glyph_label(card) for name, card in experiment.cards.items()}
     architectures = {card.architecture for card in experiment.cards.values()}
@@ -181,14 +188,14 @@ def directions(experiment: Experiment, setting: Setting, transfer: pd.DataFrame,
         for (same, direction), group in shown.groupby(["same_architecture", "direction"], sort=False)
     ]
     selected = figure_panel(
-        directions_figure(shown, labels, why),
+        directions_figure(shown, labels, why, f"target {RULE_WORDS[rule].of_target}"),
         key="transfer-directions",
         alt="Transfer by kind of source and target. " + "; ".join(words),
         caption="One point a pair of models, never pooled: made on → shown to. Grey: made on a static model, purple: "
         "on an early-exit one; "
         "■ shown to a static model, ● to an early-exit one. Dotted: the two ways of one pair. Click "
         "a point to see its images. "
-        f"{IN_WORDS[denominator]}; {WILSON}. {_where(experiment, setting)}.",
+        f"{counted_words(denominator, rule)}; {WILSON}. {_where(experiment, setting)}.",
         table=shown,
         selectable=True,
     )

@@ -24,7 +24,9 @@ _SPREAD = 0.5
 _HOVER = ["source", "target", "num_fooled", "num_images", "low", "high"]
 
 
-def directions_figure(directions: pd.DataFrame, labels: dict[str, str], why_empty: dict[bool, str]) -> go.Figure:
+def directions_figure(
+    directions: pd.DataFrame, labels: dict[str, str], why_empty: dict[bool, str], title: str = "target fooled"
+) -> go.Figure:
     """Two charts side by side, same and different architectures; thin lines join the two ways of one pair.
 
     The colour says on which kind an example was made, the shape to which kind it was shown.
@@ -33,6 +35,7 @@ def directions_figure(directions: pd.DataFrame, labels: dict[str, str], why_empt
         directions: Rows of one denominator (schema ``DIRECTIONS``).
         labels: Name on screen of each model.
         why_empty: What stands where no pair is of the same (True) or of different architecture (False).
+        title: What is counted.
 
     Returns:
         The figure. A selected point carries ``customdata = [source, target]``.
@@ -43,9 +46,9 @@ def directions_figure(directions: pd.DataFrame, labels: dict[str, str], why_empt
     for number, (same, (left, right)) in enumerate({True: (0, 0.48), False: (0.52, 1)}.items()):
         suffix = "2" if number else ""
         place = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
-        title = "one architecture" if same else "two architectures"
+        heading = "one architecture" if same else "two architectures"
         middle = {"x": (left + right) / 2, "xref": "paper", "xanchor": "center"}
-        annotations.append(_words(title, **middle, y=1, yref="paper", yanchor="bottom"))
+        annotations.append(_words(heading, **middle, y=1, yref="paper", yanchor="bottom"))
         rows = directions[(directions.same_architecture == same) & (directions.num_images > 0)]
         if rows.empty:
             annotations.append(_words(why_empty[same], x=1.5, y=50, xref=place["xaxis"], yref=place["yaxis"]))
@@ -69,7 +72,7 @@ def directions_figure(directions: pd.DataFrame, labels: dict[str, str], why_empt
             "zeroline": False,
             "showticklabels": not number,
         }
-    layout["yaxis"]["title"] = "target fooled"
+    layout["yaxis"]["title"] = title
     return drawn(traces, layout)
 
 

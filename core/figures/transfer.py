@@ -11,7 +11,7 @@ from core.figures.matrix import matrix_figure
 
 
 def transfer_figure(transfer: pd.DataFrame, labels: dict[str, str]) -> go.Figure:
-    """Source by target, the count in each cell, the diagonal outlined where every source is a target.
+    """Source by target, the count in each cell, the diagonal outlined where ``is_outlined``.
 
     Args:
         transfer: Rows of one denominator (schema ``TRANSFER``).
@@ -35,8 +35,17 @@ def transfer_figure(transfer: pd.DataFrame, labels: dict[str, str]) -> go.Figure
         [_wrapped(labels[name]) for name in targets],
         row_title="made on",
         column_title="shown to",
-        outlined=sources == targets,
+        outlined=is_outlined(transfer),
     )
+
+
+def is_outlined(transfer: pd.DataFrame) -> bool:
+    """Whether the cells of attacks shown to their own source are framed: where every source is a target and back.
+
+    Args:
+        transfer: As given to ``transfer_figure``.
+    """
+    return set(transfer.source) == set(transfer.target)
 
 
 def _wrapped(label: str) -> str:
