@@ -14,6 +14,7 @@ from core.study.black_box_charts import BLACK_BOX_KEY, black_box_charts
 from core.study.charts import Setting, attack_titles, charts, labels_of, offered, strength_title
 from core.study.claims import count_words, interval_words
 from core.study.differences import spec_differences, summary_differences
+from core.study.making_charts import making_charts, stopping_charts
 from core.study.report import command_of, with_bounds
 from core.study.spec import policy_words
 from core.study.store import PROJECT, Study
@@ -129,8 +130,13 @@ def claims_panel(opened: Opened) -> None:
 
 def charts_panel(opened: Opened) -> None:
     """Every chart that the tables allow; a cell of the matrix, or a point of a surrogate, opens its images."""
-    through_surrogates = black_box_charts(opened.study, study_cache.black_box(opened.place), opened.setting)
-    drawn = [*through_surrogates, *charts(opened.study, opened.summary, opened.setting)]
+    study, setting = opened.study, opened.setting
+    drawn = [
+        *black_box_charts(study, study_cache.black_box(opened.place), setting),
+        *making_charts(study, study_cache.making(opened.place), setting),
+        *charts(study, opened.summary, setting),
+        *stopping_charts(study, opened.summary, setting),
+    ]
     if not drawn:
         st.info("Nothing to draw of this setting: choose another attack, strength or objective.")
     for chart in drawn:

@@ -10,6 +10,7 @@ from core.errors import ExitLensError
 from core.study import store
 from core.study.black_box import black_box_table
 from core.study.claims import first_policy, judge_claims, load_claims
+from core.study.making import Making, making_tables
 from core.study.placing import WholeAnswers, whole_answers
 from core.study.report import report_html
 from core.study.store import Study
@@ -75,6 +76,12 @@ def summary(place: StudyPlace) -> pd.DataFrame:
 def black_box(place: StudyPlace) -> pd.DataFrame:
     """Every surrogate of a study beside its target."""
     return black_box_table(Path(place.folder), study(place))
+
+
+@st.cache_data(max_entries=16, show_spinner="Reading the study …")
+def making(place: StudyPlace) -> Making:
+    """What making examples took, and at which exits it happened."""
+    return making_tables(Path(place.folder), study(place))
 
 
 @st.cache_data(max_entries=16, show_spinner="Judging claims …")

@@ -14,6 +14,7 @@ from core.figures.exit_transfer import exit_transfer_figure
 from core.figures.exits import model_exits_figure
 from core.figures.flow import exit_flow_figure, flow_figure
 from core.figures.ladder import ladder_figure
+from core.figures.making import made_exits_figure, making_figure, stopping_figure
 from core.figures.matrix import matrix_figure
 from core.figures.price import price_figure, remedies_figure
 from core.figures.road import Lane, road_figure
@@ -42,6 +43,8 @@ __all__ = [
     "exits_made_at_figure",
     "flow_figure",
     "ladder_figure",
+    "made_exits_figure",
+    "making_figure",
     "maps_figure",
     "matrix_figure",
     "model_exits_figure",
@@ -52,6 +55,7 @@ __all__ = [
     "share_out_figure",
     "shift_figure",
     "steps_figure",
+    "stopping_figure",
     "top_classes_figure",
     "transfer_figure",
 ]

@@ -17,6 +17,8 @@ from core.study.black_box import black_box_table
 from core.study.black_box_charts import black_box_charts, black_box_rows
 from core.study.charts import Chart, Setting, attack_words, charts, labels_of, offered
 from core.study.claims import count_words, first_policy, interval_words, judge_claims, load_claims
+from core.study.making import Making, making_tables
+from core.study.making_charts import making_charts, stopping_charts
 from core.study.spec import policy_words, shipped_studies
 from core.study.store import SPEC_FILE, Study, read_study
 from core.study.summary import summary_table
@@ -36,7 +38,7 @@ def report_html(folder: Path) -> str:
         ExitLensError: If there is no study or a table is missing.
     """
     study, summary = read_study(folder), summary_table(folder)
-    black_box = black_box_table(folder, study)
+    black_box, making = black_box_table(folder, study), making_tables(folder, study)
     claims = first_policy(judge_claims(folder))
     measured = claims[claims.verdict != "not measured"]
     environment = Environment(
@@ -50,7 +52,7 @@ def report_html(folder: Path) -> str:
         claims_chart=_drawn(claims_figure(with_bounds(measured)), is_first=True) if len(measured) else "",
         charts=[
             {"chart": chart, "drawn": _drawn(chart.figure, is_first=measured.empty and number == 0)}
-            for number, chart in enumerate(_all_charts(study, summary, black_box))
+            for number, chart in enumerate(_all_charts(study, summary, black_box, making))
         ],
         surrogates=_surrogates_shown(study, summary, black_box),
         summary=_shown(summary, study),
@@ -74,14 +76,19 @@ def with_bounds(claims: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _all_charts(study: Study, summary: pd.DataFrame, black_box: pd.DataFrame) -> list[Chart]:
+def _all_charts(study: Study, summary: pd.DataFrame, black_box: pd.DataFrame, making: Making) -> list[Chart]:
     """Charts under the first policy: for every attack, and each of its strengths where they show one of several."""
     choices, drawn, settings = offered(study, summary), dict[str, Chart](), list[Setting]()
     for images, (attack_name, strengths) in product(choices.images, choices.strengths.items()):
         aim = choices.objectives[attack_name][0]
         settings += [Setting(choices.policies[0], attack_name, strength, aim, images) for strength in strengths]
     for setting in settings:
-        for chart in chain(black_box_charts(study, black_box, setting), charts(study, summary, setting)):
+        for chart in chain(
+            black_box_charts(study, black_box, setting),
+            making_charts(study, making, setting),
+            charts(study, summary, setting),
+            stopping_charts(study, summary, setting),
+        ):
             drawn.setdefault(chart.caption + chart.title, chart)
     return list(drawn.values())[:MAX_CHARTS]
 
