@@ -16,7 +16,15 @@ from core.exits import ExitPolicy
 from core.metrics import OperatingPoint
 from core.study.cells import attack_fields, read_attack, study_cells
 from core.study.models import KINDS, choose_models, model_hash
-from core.study.spec import AttackChoice, PolicyChoice, load_study, parse_study, policy_words, shipped_studies
+from core.study.spec import (
+    AttackChoice,
+    PolicyChoice,
+    load_study,
+    parse_study,
+    policy_words,
+    shipped_studies,
+    with_num_images,
+)
 
 HEAD = """
 name = "toys"
@@ -359,3 +367,10 @@ def test_a_file_that_cannot_be_read_is_one_clear_sentence(tmp_path: Path) -> Non
     for path in (tmp_path, "a\0b", "x" * 5000):
         with pytest.raises(ExitLensError, match=r"There is no study .* Give a TOML file or one of black-box"):
             load_study(path)
+
+
+def test_another_number_of_images_stands_in_the_text_that_is_kept() -> None:
+    # Mutants: the file's own number kept beside tables of fewer images; a field of a table taken for the study's.
+    for name in shipped_studies():
+        spec, text = load_study(name)
+        assert parse_study(with_num_images(text, 37), name) == replace(spec, num_images=37), name
