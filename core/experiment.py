@@ -39,6 +39,7 @@ class ExperimentSpec:
         targets: Models that what was made is shown to; every source is one.
         attack: What is done to each source.
         made_at: The policy in force while attacking.
+        weights: sha256 of the weights of each target, in their order; empty where nobody asks for certain weights.
     """
 
     images: str
@@ -46,6 +47,7 @@ class ExperimentSpec:
     targets: tuple[str, ...]
     attack: AttackSpec
     made_at: ExitPolicy
+    weights: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks that sources and targets make sense together."""
@@ -169,6 +171,8 @@ def run_experiment(
             f"{', '.join(cards)} and the images {image_set.name} are of {', '.join(sorted(datasets))}. "
             "Choose models and images of one data set."
         )
+    if spec.weights and spec.weights != tuple(card.weights_sha256 for card in cards.values()):
+        raise ExitLensError(f"A model among {', '.join(cards)} was replaced in the meantime. Ask for the attack again.")
     if isinstance(spec.attack, UniversalAttack):
         check_unseen(spec.attack, image_set)
     pixels, results = image_set.pixels(), dict(made or {})

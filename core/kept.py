@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -121,7 +121,7 @@ def kept_folder() -> Path:
 
 def run_key(spec: ExperimentSpec, weights: Mapping[str, str]) -> str:
     """Sixteen hexadecimal digits that stand for a spec and the weights (sha256 by name) of its targets."""
-    asked = _SPECS.dump_python(spec, mode="json")
+    asked = _SPECS.dump_python(spec, mode="json", exclude={"weights"})
     return short_hash({"spec": asked, "weights": {name: weights[name] for name in spec.targets}})
 
 
@@ -171,7 +171,7 @@ def keep(
             examples.to_parquet(partial / EXAMPLES_FILE, index=False)
             run = KeptRun(
                 key=key,
-                spec=experiment.spec,
+                spec=replace(experiment.spec, weights=()),  # the models below say theirs
                 attacks={name: result.spec for name, result in experiment.results.items()},
                 models=tuple(_remembered(card) for card in experiment.cards.values()),
                 class_names=tuple(experiment.image_set.class_names),
@@ -179,7 +179,7 @@ def keep(
                 image_ids=tuple(experiment.image_set.image_ids),
                 files={file.name: _digest(file.read_bytes()) for file in sorted(partial.iterdir())},
             )
-            (partial / RUN_FILE).write_bytes(_RUNS.dump_json(run, indent=2))
+            (partial / RUN_FILE).write_bytes(_RUNS.dump_json(run, exclude={"spec": {"weights"}}, indent=2))
             with _PUTTING_IN_PLACE:
                 if not is_kept(key, root):  # somebody else may have kept the same meanwhile
                     shutil.rmtree(root / key, ignore_errors=True)  # a damaged one

@@ -30,9 +30,11 @@ class Zoo:
 
     folder: Path
 
-    def add(self, name: str, num_exits: int, *, dataset: str = "cifar10", num_classes: int = 10) -> None:
+    def add(
+        self, name: str, num_exits: int, *, dataset: str = "cifar10", num_classes: int = 10, seed: int = 7
+    ) -> None:
         images = open_image_set(f"{dataset}:samples")
-        model = toy_model(num_exits=num_exits, num_classes=num_classes, image_size=32, dtype=torch.float32, seed=7)
+        model = toy_model(num_exits=num_exits, num_classes=num_classes, image_size=32, dtype=torch.float32, seed=seed)
         layers, classifiers = multiply_adds(model, 32)
         card = toy_card(
             model,
@@ -224,7 +226,7 @@ def test_estimates_of_attacks_and_of_evaluations_do_not_mix(zoo: Zoo, monkeypatc
     assert cache.evaluation_seconds(replace(one, num_images=20)) == pytest.approx(2 * before[1])
     monkeypatch.setattr(cache, "POOL_SIZE", 20)
     assert cache.evaluation_seconds(one) != before[1]
-    assert cache.start_experiment(attack).future.result(60).spec == attack  # type: ignore[union-attr]
+    assert cache.start_experiment(attack).future.result(60).spec == cache.as_now(attack)  # type: ignore[union-attr]
 
 
 def test_clicking_a_cell_of_the_confusion_matrix_shows_its_images(zoo: Zoo) -> None:

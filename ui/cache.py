@@ -57,8 +57,15 @@ def fetch_board() -> JobBoard:
 
 @st.cache_resource(max_entries=12, show_spinner=False)
 def loaded_model(name: str, weights_sha256: str) -> tuple[LoadedModel, ModelCard]:
-    """A model, shared by all sessions and never changed; the hash makes a retrained model a new entry."""
-    return checkpoints.load_model(name)
+    """A model, shared by all sessions and never changed; the hash makes a retrained model a new entry.
+
+    Raises:
+        ExitLensError: If it cannot be loaded, or has other weights by now.
+    """
+    model, card = checkpoints.load_model(name)
+    if card.weights_sha256 != weights_sha256:
+        raise ExitLensError(f"{card.label} has been replaced since this result was made. Run it again.")
+    return model, card
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading images …")
@@ -140,8 +147,20 @@ def pair_names(card: ModelCard) -> tuple[str, ...]:
     return (card.name, twin.name) if twin else (card.name,)
 
 
+def as_now(spec: ExperimentSpec) -> ExperimentSpec:
+    """An experiment on the weights that its models have now: what was made on others is another experiment."""
+    weights = {card.name: card.weights_sha256 for card in cards()[0]}
+    return replace(spec, weights=tuple(weights.get(name, "") for name in spec.targets))
+
+
+def find_experiment(spec: ExperimentSpec) -> Job[Experiment] | None:
+    """An experiment that was made on the weights of now, or is under way."""
+    return job_board().find(as_now(spec))
+
+
 def start_experiment(spec: ExperimentSpec) -> Job[Experiment]:
-    """Starts an experiment in the background, or finds the one already made or under way."""
+    """Starts an experiment on the weights of now in the background, or finds it made or under way."""
+    spec = as_now(spec)
     # Cached values are fetched here: workers call nothing of Streamlit.
     models = {name: loaded_model(name, checkpoints.load_card(name).weights_sha256) for name in spec.targets}
     images = images_of(spec.images)
@@ -208,7 +227,7 @@ def _made_already(spec: ExperimentSpec) -> dict[str, AttackResult]:
     """Attacks of earlier experiments that differ in sources and targets only."""
     made: dict[str, AttackResult] = {}
     for experiment in _experiments():
-        if replace(experiment.spec, sources=spec.sources, targets=spec.targets) == spec:
+        if replace(experiment.spec, sources=spec.sources, targets=spec.targets, weights=spec.weights) == spec:
             made |= {
                 name: result
                 for name, result in experiment.results.items()

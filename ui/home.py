@@ -32,7 +32,7 @@ def live_result(setting: Setting) -> None:
     # Its twin only looks on: attacking both would make the first page wait twice as long.
     targets = cache.pair_names(setting.card)
     spec = ExperimentSpec(images, targets[:1], targets, attack_for(setting.card, pgd()), ExitPolicy())
-    job = cache.job_board().find(spec) or cache.start_experiment(spec)
+    job = cache.find_experiment(spec) or cache.start_experiment(spec)
     if not job.is_over:
         st.markdown(f"Attacking the {what} with PGD, now, on this machine …")
         running.progress(job)

@@ -63,7 +63,7 @@ def run_button(spec: ExperimentSpec, setting: Setting, run: str = PAIR_RUN) -> N
     An experiment that is kept already, or that takes no longer than ``PATIENCE_SECONDS``, opens with its result;
     so does one that usually would, however busy the machine is now: a page never opens empty.
     """
-    state = run_state(run)
+    state, spec = run_state(run), cache.as_now(spec)
     columns = st.columns([1, 4], vertical_alignment="center")
     clicked = columns[0].button("Run attack", type="primary", key="run", width="stretch", shortcut="Ctrl+Enter")
     seconds, usual = cache.estimated_seconds(spec), cache.usual_seconds(spec)
@@ -72,9 +72,9 @@ def run_button(spec: ExperimentSpec, setting: Setting, run: str = PAIR_RUN) -> N
         started = cache.start_experiment(spec)
         if seconds <= QUICK_SECONDS:
             started.wait(QUICK_SECONDS)
-    elif cache.job_board().find(spec):
+    elif cache.find_experiment(spec):
         state.asked = spec
-    job = cache.job_board().find(state.asked) if state.asked else None
+    job = cache.find_experiment(state.asked) if state.asked else None
     with columns[1]:
         if state.asked is None:
             st.caption(f"This takes about {seconds:.0f} s on this machine, so it waits for you to run it.")
@@ -175,7 +175,7 @@ def progress(job: Job[Any], key: str = "cancel", starting: str = "loading the mo
 def shown_experiment(run: str = PAIR_RUN) -> Experiment | None:
     """The experiment whose result is on screen."""
     state = run_state(run)
-    job = cache.job_board().find(state.shown) if state.shown else None
+    job = cache.find_experiment(state.shown) if state.shown else None
     if job is None or not job.is_over or job.was_cancelled:
         return None
     experiment: Experiment = job.result()

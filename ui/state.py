@@ -4,7 +4,7 @@ Keys in ``LINK`` are bound to the address: they are the link. Keys in ``SESSION`
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import streamlit as st
 
@@ -127,6 +127,7 @@ class RunState:
         self.shown = spec
         if ":upload-" in spec.images:
             return
+        spec = replace(spec, weights=())  # who brings it back runs it on the models of then
         if self.history[-1:] != [spec]:
             self.history = [*(other for other in self.history if other != spec), spec][-MAX_HISTORY:]
 
