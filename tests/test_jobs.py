@@ -15,7 +15,7 @@ from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy
 from core.experiment import ExperimentSpec
 from ui import jobs
-from ui.jobs import Job, JobBoard
+from ui.jobs import Job, JobBoard, Visitor
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 20
@@ -181,6 +181,52 @@ def test_results_asked_for_longest_ago_are_dropped_first(
         job = board.find(spec(number))
         assert job is not None and job.result() == number
     assert board.find(spec(4)) is running and board.find(spec(5)) is waiting
+
+
+def test_cancelling_leaves_a_job_to_those_who_still_wait_for_it(gate: Gate) -> None:
+    # Mutants: one's Cancel is everybody's; a job that nobody waits for any more and that goes on; one who cancelled
+    # and is shown the result all the same, or cannot ask again.
+    visitors = first, second, third = Visitor(), Visitor(), Visitor()
+    asking = [first]
+    board = JobBoard(lambda: asking[0])
+    job = board.start(spec(1), gate)
+    asking[0] = second
+    assert board.find(spec(1)) is job, "who finds it waits for it"
+    job.leave()
+    assert job.is_over and job.was_cancelled and not job.cancel.is_set()
+    asking[0] = first
+    assert not job.is_over and not job.was_cancelled
+    asking[0] = second
+    assert board.start(spec(1), fails) is job and not job.is_over
+    for asking[0] in (second, first):
+        job.leave()
+    assert job.cancel.is_set() and ended(job).was_cancelled
+    assert [each for asking[0] in visitors if (each := board.find(spec(1)))] == [job, job]
+    asking[0] = third
+    assert board.find(spec(1)) is None, "it never asked"
+
+
+def test_visitor_that_is_gone_keeps_no_job_going(gate: Gate) -> None:
+    # Mutant: a closed tab counts for ever among those who wait, so that nobody can cancel.
+    asking = [Visitor()]
+    board = JobBoard(lambda: asking[0])
+    job = board.start(spec(1), gate)
+    asking[0] = Visitor()
+    gc.collect()
+    assert board.find(spec(1)) is job
+    job.leave()
+    assert job.cancel.is_set()
+
+
+def test_result_that_is_looked_at_outlives_those_that_are_not(board: JobBoard, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutant: a look that renews nothing, so that what others did meanwhile pushes it off.
+    monkeypatch.setattr(jobs, "MAX_KEPT", 2)
+    for number in (1, 2):
+        ended(board.start(spec(number), returns(number)))
+    assert board.find(spec(1))
+    for number in (3, 4):
+        ended(board.start(spec(number), returns(number)))
+        assert board.find(spec(1))
 
 
 QUIT_MID_RUN = """

@@ -30,9 +30,7 @@ class Zoo:
 
     folder: Path
 
-    def add(
-        self, name: str, num_exits: int, *, dataset: str = "cifar10", num_classes: int = 10, seed: int = 7
-    ) -> None:
+    def add(self, name: str, num_exits: int, *, dataset: str = "cifar10", num_classes: int = 10, seed: int = 7) -> None:
         images = open_image_set(f"{dataset}:samples")
         model = toy_model(num_exits=num_exits, num_classes=num_classes, image_size=32, dtype=torch.float32, seed=seed)
         layers, classifiers = multiply_adds(model, 32)

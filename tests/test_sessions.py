@@ -1,9 +1,17 @@
 """What a session sees while models are replaced and others use the same server."""
 
+import threading
+from collections.abc import Callable, Iterator
+
 import pytest
 import streamlit as st
-from every_page import fresh_caches, metrics, settled, warm
+from every_page import finished, fresh_caches, has_metrics, metrics, opened, settled, warm
+from streamlit.testing.v1 import AppTest
 from test_models_page import EARLY, Zoo, zoo
+
+from core.errors import Cancelled
+from core.experiment import Experiment, run_experiment
+from ui import jobs
 
 __all__ = ["fresh_caches", "zoo"]
 pytestmark = pytest.mark.usefixtures("zoo")
@@ -19,9 +27,66 @@ def test_a_model_trained_again_is_attacked_again(zoo: Zoo) -> None:
     assert not [button for button in settled(old).button if button.key == "climb"]
     zoo.remove(EARLY)
     zoo.add(EARLY, 4, seed=8)
-    assert not old.run().metric and any("no longer kept" in caption.value for caption in old.caption)
+    assert not old.run().metric and any("has been replaced since" in caption.value for caption in old.caption)
     new = warm("attack_lab", **LINK)
     assert [button for button in new.button if button.key == "climb"]
     st.cache_data.clear()
     st.cache_resource.clear()
     assert metrics(new) == metrics(warm("attack_lab", **LINK)) != before
+
+
+@pytest.fixture
+def let_through(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Holds every attack up until it is called; cancelled ones end."""
+    gate = threading.Event()
+
+    def gated(*args: object, cancel: threading.Event, **kwargs: object) -> Experiment:
+        while not gate.wait(0.02):
+            if cancel.is_set():
+                raise Cancelled
+        return run_experiment(*args, cancel=cancel, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("ui.cache.run_experiment", gated)
+    yield gate.set
+    gate.set()
+
+
+def says_cancelled(test: AppTest) -> bool:
+    return any(warning.value.startswith("Cancelled") for warning in test.warning)
+
+
+def has_progress(test: AppTest) -> bool:
+    return any(button.key == "cancel" for button in test.button)
+
+
+def test_cancel_in_one_session_leaves_the_others_their_run(let_through: Callable[[], None]) -> None:
+    # Mutant: one's Cancel ends the run of all.
+    first, second = opened("attack_lab", **LINK), opened("attack_lab", **LINK)
+    assert has_progress(first) and has_progress(second)
+    first.button(key="cancel").click().run()
+    assert says_cancelled(first) and not has_progress(first)
+    let_through()
+    assert has_metrics(finished(second, has_metrics))
+    assert says_cancelled(first.run()) and not first.metric, "it wished for no result"
+    first.button(key="run").click().run()
+    assert metrics(finished(first, has_metrics)) == metrics(second)
+
+
+def test_what_others_cancelled_is_no_news_of_this_session(let_through: Callable[[], None]) -> None:
+    # Mutant: a fresh link that opens with "Cancelled" and without a result, for somebody else wished for none.
+    first = opened("attack_lab", **LINK)
+    first.button(key="cancel").click().run()
+    assert says_cancelled(finished(first, says_cancelled))
+    second = opened("attack_lab", **LINK)
+    assert not says_cancelled(second) and has_progress(second)
+    let_through()
+    assert has_metrics(finished(second, has_metrics))
+
+
+def test_what_others_run_does_not_take_a_result_off_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutant: a session that looks its result up on a board that has forgotten it.
+    test = warm("attack_lab", **LINK)
+    before = metrics(test)
+    monkeypatch.setattr(jobs, "MAX_KEPT", 0)
+    warm("attack_lab", **LINK | {"images": "12-14"})
+    assert metrics(test.run()) == before

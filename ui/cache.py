@@ -38,6 +38,7 @@ from core.timing import ExitTimes, ExitTimingSpec, Timing, TimingSpec, time_dyna
 from core.transfer import ExitTransfer, ExitTransferSpec, run_exit_transfer
 from core.uploads import read_picture
 from ui.jobs import Job, JobBoard
+from ui.state import visitor
 
 POOL_SIZE = 256
 USUAL_SPEED = 4e10  # multiply-adds a second on two cores; replaced by what is measured
@@ -46,12 +47,15 @@ USUAL_SPEED = 4e10  # multiply-adds a second on two cores; replaced by what is m
 @st.cache_resource
 def job_board() -> JobBoard:
     """The one job board of the server."""
-    return JobBoard()
+    return JobBoard(visitor)
 
 
 @st.cache_resource
 def fetch_board() -> JobBoard:
-    """Fetches of data sets by name, on a board of their own so that no attack waits for a download."""
+    """Fetches of data sets by name, on a board of their own so that no attack waits for a download.
+
+    Whoever sits at this machine may cancel one, from whichever tab.
+    """
     return JobBoard()
 
 

@@ -18,6 +18,7 @@ from core.exits import ExitPolicy
 from core.experiment import Experiment, ExperimentSpec
 from ui.cache import USUAL_SPEED, job_board, loaded_model, own_decisions, whole_multiply_adds
 from ui.jobs import Job, JobBoard
+from ui.state import visitor
 
 _BACKWARD = 3  # of multiply-adds forward that a map takes: forward, and twice that backward
 
@@ -53,7 +54,7 @@ class BeliefSpec:
 @st.cache_resource
 def maps_board() -> JobBoard:
     """Maps of single images, on a board of their own: going through images pushes no attack off the common one."""
-    return JobBoard()
+    return JobBoard(visitor)
 
 
 def card_of(experiment: Experiment) -> ModelCard:

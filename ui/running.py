@@ -68,18 +68,18 @@ def run_button(spec: ExperimentSpec, setting: Setting, run: str = PAIR_RUN) -> N
     clicked = columns[0].button("Run attack", type="primary", key="run", width="stretch", shortcut="Ctrl+Enter")
     seconds, usual = cache.estimated_seconds(spec), cache.usual_seconds(spec)
     if clicked or state.wants_run or (state.asked is None and min(seconds, usual) <= PATIENCE_SECONDS):
-        state.asked, state.wants_run = spec, False
-        started = cache.start_experiment(spec)
+        state.wants_run = False
+        state.asked = cache.start_experiment(spec)
         if seconds <= QUICK_SECONDS:
-            started.wait(QUICK_SECONDS)
-    elif cache.find_experiment(spec):
-        state.asked = spec
-    job = cache.find_experiment(state.asked) if state.asked else None
+            state.asked.wait(QUICK_SECONDS)
+    else:
+        state.asked = cache.find_experiment(spec) or state.asked
+    job = state.asked
     with columns[1]:
-        if state.asked is None:
+        if job is None:
             st.caption(f"This takes about {seconds:.0f} s on this machine, so it waits for you to run it.")
-        elif job is None:
-            st.caption("This result is no longer kept. Run the attack again.")
+        elif not _is_of_now(job):
+            st.caption("A model of the last attack has been replaced since. Run the attack again.")
         elif not job.is_over:
             progress(job)
         elif job.was_cancelled:
@@ -92,7 +92,7 @@ def run_button(spec: ExperimentSpec, setting: Setting, run: str = PAIR_RUN) -> N
 
 def _settle(job: Job[Experiment], spec: ExperimentSpec, setting: Setting, state: RunState) -> None:
     experiment = job.result()
-    state.show(job.spec)
+    state.show(job)
     result = experiment.results[job.spec.model]
     if job.spec != spec:
         st.caption("The controls have changed since this result was made. Run the attack to bring it up to date.")
@@ -169,14 +169,17 @@ def progress(job: Job[Any], key: str = "cancel", starting: str = "loading the mo
     else:
         columns[0].progress(latest.share, latest.words)
     if columns[1].button("Cancel", key=key, disabled=job.cancel.is_set()):
-        job.cancel.set()
+        job.leave()
+        if job.is_over:  # for this session, though others wait for it
+            st.rerun()
 
 
 def shown_experiment(run: str = PAIR_RUN) -> Experiment | None:
     """The experiment whose result is on screen."""
-    state = run_state(run)
-    job = cache.find_experiment(state.shown) if state.shown else None
-    if job is None or not job.is_over or job.was_cancelled:
-        return None
-    experiment: Experiment = job.result()
-    return experiment
+    job = run_state(run).shown
+    return job.result() if job and _is_of_now(job) else None
+
+
+def _is_of_now(job: Job[Experiment]) -> bool:
+    """Whether all models still have the weights that they had."""
+    return bool(job.spec == cache.as_now(job.spec))

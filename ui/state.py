@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 import streamlit as st
 
-from core.experiment import ExperimentSpec
+from core.experiment import Experiment, ExperimentSpec
 from core.timing import TimingSpec
+from ui.jobs import ANYBODY, Job, Visitor
 
 LINK = (
     "set",
@@ -111,23 +112,23 @@ class RunState:
     """What a page that runs experiments remembers between reruns.
 
     Attributes:
-        asked: The experiment that was last started.
+        asked: The experiment that was last started. Whatever the board forgets, a session keeps what it looks at.
         shown: The experiment whose result is on screen.
         wants_run: A callback asked for a run at the next pass through the page.
         history: Experiments that were shown, each once, the latest last; at most ``MAX_HISTORY``.
     """
 
-    asked: ExperimentSpec | None = None
-    shown: ExperimentSpec | None = None
+    asked: Job[Experiment] | None = None
+    shown: Job[Experiment] | None = None
     wants_run: bool = False
     history: list[ExperimentSpec] = field(default_factory=list)
 
-    def show(self, spec: ExperimentSpec) -> None:
+    def show(self, job: Job[Experiment]) -> None:
         """Puts an experiment on screen and at the end of the history, unless its images are uploads."""
-        self.shown = spec
-        if ":upload-" in spec.images:
+        self.shown = job
+        if ":upload-" in job.spec.images:
             return
-        spec = replace(spec, weights=())  # who brings it back runs it on the models of then
+        spec = replace(job.spec, weights=())  # who brings it back runs it on the models of then
         if self.history[-1:] != [spec]:
             self.history = [*(other for other in self.history if other != spec), spec][-MAX_HISTORY:]
 
@@ -170,6 +171,7 @@ class StoryState:
 # The pages about one model and its twin look at one experiment; the transfer page compares many models.
 PAIR_RUN, TRANSFER_RUN = "pair-run", "transfer-run"
 SESSION: dict[str, type] = {
+    "visitor": Visitor,
     "uploads": dict,
     "refused": dict,
     "opened_page": str,
@@ -179,6 +181,12 @@ SESSION: dict[str, type] = {
     "attribution": AttributionState,
     "story": StoryState,
 }
+
+
+def visitor() -> Visitor:
+    """Who this session is to the jobs that sessions share."""
+    found: Visitor = st.session_state.get("visitor", ANYBODY)
+    return found
 
 
 def link_to(page: str, label: str, controls: Mapping[str, str]) -> None:
