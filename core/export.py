@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from core.attacks.checks import Note
@@ -80,6 +80,12 @@ def _computed_exit(own: pd.DataFrame, state: str) -> Tensor:
     return torch.from_numpy(own[f"{state}_computed_exit"].to_numpy(copy=True))
 
 
+def perturbations_file(experiment: Experiment) -> bytes:
+    """A safetensors file of all perturbations: float16, one tensor (N, 3, H, W) per source, with the image ids."""
+    tensors = {name: result.perturbations.contiguous() for name, result in experiment.results.items()}
+    return save(tensors, metadata={"image_ids": json.dumps(experiment.image_set.image_ids)})
+
+
 def write_experiment(
     experiment: Experiment, policy: ExitPolicy, folder: Path, notes: Sequence[Note] | None = None
 ) -> None:
@@ -99,8 +105,7 @@ def write_experiment(
     except OSError as error:
         raise ExitLensError(f"{folder} cannot be made a folder ({error.strerror}). Choose another place.") from error
     ids = experiment.image_set.image_ids
-    tensors = {name: result.perturbations.contiguous() for name, result in experiment.results.items()}
-    save_file(tensors, folder / PERTURBATIONS_FILE, metadata={"image_ids": json.dumps(ids)})
+    (folder / PERTURBATIONS_FILE).write_bytes(perturbations_file(experiment))
     decisions_table(experiment, policy).to_parquet(folder / DECISIONS_FILE, index=False)
     exits_table(experiment).to_parquet(folder / EXITS_FILE, index=False)
     for name, result in experiment.results.items():

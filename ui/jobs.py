@@ -145,7 +145,7 @@ class JobBoard:
         _BOARDS.add(self)
 
     def find(self, spec: Hashable) -> Job[Any] | None:
-        """The job of a spec, if it is still known; its result is then kept the longer, and the one who asks waits for it.
+        """The job of a spec, if it is still known; the one who asks waits for it, and its result is kept the longer.
 
         What failed or was cancelled is known to those alone who asked for it.
         """

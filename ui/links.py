@@ -46,8 +46,8 @@ def copy_link(images: str = "") -> None:
     """
     if ":upload-" in images:
         st.info(
-            "Your own pictures are in no link: who opens the address of this page sees the image set instead. Take "
-            "the tables and the perturbations."
+            "Your own pictures are in no link: who opens the address of this page sees the image set instead. The lab "
+            "has their tables and perturbations to take with you."
         )
     else:
         _button(key="copy-link")

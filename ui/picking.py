@@ -14,7 +14,7 @@ from core.figures.theme import exit_names
 from ui import cache
 from ui.controls import Setting, glyph_label
 from ui.pictures import data_url
-from ui.state import run_state
+from ui.state import IMAGE_SET, OWN_PICTURES, PLACES, run_state
 from ui.tiles import Tile, tiles
 from ui.words import meaning
 
@@ -67,11 +67,16 @@ def _typed_selection(setting: Setting, whole: ImageSet) -> list[int]:
 
 def wants_own_pictures() -> bool:
     """Whether the lab works on uploads instead of an image set."""
-    places = ["the image set", "my own pictures"]
     chosen = st.segmented_control(
-        "Images from", places, default=places[0], required=True, key="from", label_visibility="collapsed"
+        "Images from",
+        PLACES,
+        default=None if "from" in st.session_state else IMAGE_SET,  # what brings a run back sets it
+        required=True,
+        key="from",
+        persist_state="session",
+        label_visibility="collapsed",
     )
-    return chosen == places[1]
+    return bool(chosen == OWN_PICTURES)
 
 
 def picked_images(setting: Setting, whole: ImageSet) -> str:

@@ -6,7 +6,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from core.attacks.success import DONE_WORDS
 from core.experiment import Experiment, twin_of
-from core.export import command_of
+from core.export import PERTURBATIONS_FILE, command_of, perturbations_file
 from core.figures import transfer_figure
 from core.figures.theme import KIND_GLYPHS
 from core.metrics import rate
@@ -162,11 +162,20 @@ def _run_again() -> None:
 
 
 def take_away(experiment: Experiment, setting: Setting) -> None:
-    """Keep, the command and the table of everything; uploads have neither command nor link."""
+    """Keep, the command, the perturbations and the table of everything; uploads have neither command nor link."""
     st.subheader("Take it with you")
     if ":upload-" not in experiment.spec.images:
         keep_button(experiment)
         st.caption("Command that remakes the attack on this model")
         st.code(command_of(experiment.spec), language="bash", wrap_lines=True)
+    st.download_button(
+        "Perturbations",
+        lambda: perturbations_file(experiment),
+        f"exitlens-{PERTURBATIONS_FILE}",
+        "application/octet-stream",
+        key="perturbations",
+        on_click="ignore",
+        help="As they were judged: float16, one tensor for each attacked model, in a safetensors file.",
+    )
     decisions = cache.decisions(experiment.spec, setting.policy, experiment)
     folded_table(decisions, key="decisions", title="All decisions: every image, source and target")

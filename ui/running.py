@@ -14,7 +14,7 @@ from ui.controls import Setting
 from ui.jobs import Job
 from ui.picking import selection_line
 from ui.restoring import set_controls
-from ui.state import PAIR_RUN, RunState, run_state
+from ui.state import IMAGE_SET, OWN_PICTURES, PAIR_RUN, RunState, by_name, of_uploads, run_state
 
 PATIENCE_SECONDS = 8.0
 QUICK_SECONDS = 1.5  # what is over by then is waited for: progress, and the pass through the page after it, take longer
@@ -64,6 +64,7 @@ def run_button(spec: ExperimentSpec, setting: Setting, run: str = PAIR_RUN) -> N
     so does one that usually would, however busy the machine is now: a page never opens empty.
     """
     state, spec = run_state(run), cache.as_now(spec)
+    state.controls = spec
     columns = st.columns([1, 4], vertical_alignment="center")
     clicked = columns[0].button("Run attack", type="primary", key="run", width="stretch", shortcut="Ctrl+Enter")
     seconds, usual = cache.estimated_seconds(spec), cache.usual_seconds(spec)
@@ -72,7 +73,7 @@ def run_button(spec: ExperimentSpec, setting: Setting, run: str = PAIR_RUN) -> N
         state.asked = cache.start_experiment(spec)
         if seconds <= QUICK_SECONDS:
             state.asked.wait(QUICK_SECONDS)
-    else:
+    elif not _holds_upload(state):
         state.asked = cache.find_experiment(spec) or state.asked
     job = state.asked
     with columns[1]:
@@ -90,11 +91,20 @@ def run_button(spec: ExperimentSpec, setting: Setting, run: str = PAIR_RUN) -> N
             _settle(job, spec, setting, state)
 
 
+def _holds_upload(state: RunState) -> bool:
+    """Whether own pictures are on screen, on a page whose controls know of image sets alone."""
+    shown = state.shown is not None and of_uploads(state.shown.spec.images)
+    on_own = st.session_state.get("from") == OWN_PICTURES
+    return shown and on_own and state.controls is not None and not of_uploads(state.controls.images)
+
+
 def _settle(job: Job[Experiment], spec: ExperimentSpec, setting: Setting, state: RunState) -> None:
     experiment = job.result()
     state.show(job)
     result = experiment.results[job.spec.model]
-    if job.spec != spec:
+    if of_uploads(job.spec.images) and not of_uploads(spec.images):
+        st.caption("This is the result on your own pictures. A run from here attacks the image set.")
+    elif job.spec != spec:
         st.caption("The controls have changed since this result was made. Run the attack to bring it up to date.")
     elif result.spec.depends_on_policy and setting.policy != job.spec.made_at and setting.card.num_exits > 1:
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -113,19 +123,22 @@ def _settle(job: Job[Experiment], spec: ExperimentSpec, setting: Setting, state:
 
 def history() -> None:
     """The last runs of this session as chips that bring them back, and undo."""
-    past = run_state().history
-    if len(past) < 2:
+    state = run_state()
+    # A chip changes nothing where the controls say its run and the result is on screen.
+    here = {by_name(each) for each in (state.controls,) if each and state.shown and state.shown.spec == each}
+    if set(state.history) <= here:
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.button("Undo", on_click=_undo, help="Back to the run before.")
-        for number, spec in enumerate(reversed(past)):
+        if state.before():
+            st.button("Undo", on_click=_undo, help="Back to the run before.")
+        for number, spec in enumerate(reversed(state.history)):
             words = f"{spec.attack.short_label} · {spec.images.partition(':')[2]}"
             st.button(
                 words,
                 key=f"past-{number}",
                 on_click=_bring_back,
                 args=(spec,),
-                disabled=not number,
+                disabled=spec in here,
                 help=f"{spec.model} · {spec.attack.label} · made at T = {spec.made_at.threshold:.2f}",
                 type="tertiary",
             )
@@ -133,7 +146,7 @@ def history() -> None:
 
 def _undo() -> None:
     state = run_state()
-    state.history = state.history[:-1]
+    state.history = state.before()
     _bring_back(state.history[-1])
 
 
@@ -142,6 +155,7 @@ def _bring_back(spec: ExperimentSpec) -> None:
     set_controls(spec, cache.image_set(f"{dataset}:{split}").class_names)
     pair = {name for card in cache.cards()[0] if card.name == spec.model for name in cache.pair_names(card)}
     st.session_state["everyone"] = not set(spec.targets) <= pair
+    st.session_state["from"] = IMAGE_SET
     run_state().wants_run = True
 
 

@@ -105,6 +105,7 @@ LINK = (
 SET = "set-"
 FOLLOWED = ("images", "aim")  # what links inside the dashboard set; both are text, as an address is
 MAX_HISTORY = 10
+PLACES = (IMAGE_SET, OWN_PICTURES) = ("the image set", "my own pictures")  # where the lab's images come from
 
 
 @dataclass
@@ -115,22 +116,37 @@ class RunState:
         asked: The experiment that was last started. Whatever the board forgets, a session keeps what it looks at.
         shown: The experiment whose result is on screen.
         wants_run: A callback asked for a run at the next pass through the page.
+        controls: What the controls of the page at hand ask for.
         history: Experiments that were shown, each once, the latest last; at most ``MAX_HISTORY``.
     """
 
     asked: Job[Experiment] | None = None
     shown: Job[Experiment] | None = None
     wants_run: bool = False
+    controls: ExperimentSpec | None = None
     history: list[ExperimentSpec] = field(default_factory=list)
 
     def show(self, job: Job[Experiment]) -> None:
         """Puts an experiment on screen and at the end of the history, unless its images are uploads."""
         self.shown = job
-        if ":upload-" in job.spec.images:
-            return
-        spec = replace(job.spec, weights=())  # who brings it back runs it on the models of then
-        if self.history[-1:] != [spec]:
+        spec = by_name(job.spec)
+        if not of_uploads(spec.images) and self.history[-1:] != [spec]:
             self.history = [*(other for other in self.history if other != spec), spec][-MAX_HISTORY:]
+
+    def before(self) -> list[ExperimentSpec]:
+        """The history up to what is on screen; all of it where that is of uploads."""
+        shown = by_name(self.shown.spec) if self.shown else None
+        return self.history[: self.history.index(shown)] if shown in self.history else self.history
+
+
+def by_name(spec: ExperimentSpec) -> ExperimentSpec:
+    """An experiment on whichever weights its models have when it is brought back."""
+    return replace(spec, weights=())
+
+
+def of_uploads(images: str) -> bool:
+    """Whether images, by the name that experiments have for them, are a user's own pictures."""
+    return ":upload-" in images
 
 
 @dataclass
@@ -173,6 +189,7 @@ PAIR_RUN, TRANSFER_RUN = "pair-run", "transfer-run"
 SESSION: dict[str, type] = {
     "visitor": Visitor,
     "uploads": dict,
+    "own_pictures": list,
     "refused": dict,
     "opened_page": str,
     PAIR_RUN: RunState,
@@ -201,6 +218,8 @@ def follow_link() -> None:
             st.session_state[key] = st.query_params[SET + key]
             del st.query_params[SET + key]
             run_state().wants_run = True
+            if key == "images":
+                st.session_state["from"] = IMAGE_SET
 
 
 def run_state(run: str = PAIR_RUN) -> RunState:
