@@ -32,7 +32,7 @@ with kind_errors():
         st.info("The result appears here as soon as the attack is done.")
     else:
         own = result.headline(experiment, setting)
-        copy_link(experiment.spec.images)
+        copy_link(experiment.spec)
         noted = st.container()
         result.population(experiment, setting, own)
         smallest = ladder.ladder(experiment)

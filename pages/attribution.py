@@ -19,7 +19,7 @@ with kind_errors():
     if experiment is None:
         st.stop()
     own = cache.own_decisions(experiment, setting.policy)
-    copy_link(experiment.spec.images)
+    copy_link(experiment.spec)
     asked = map_controls.controls(experiment.image_set.class_names)
     agreement.open_clicked(experiment)
     st.header("One image, exit by exit", anchor="one-image")

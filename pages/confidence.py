@@ -23,7 +23,7 @@ with kind_errors():
         st.stop()
     own = cache.own_decisions(experiment, setting.policy)
     confidence.headline(experiment, setting, own)
-    copy_link(experiment.spec.images)
+    copy_link(experiment.spec)
     st.header("One image, exit by exit")
     confidence.one_image(experiment, setting, own)
     st.header("All images")

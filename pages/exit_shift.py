@@ -31,7 +31,7 @@ with kind_errors():
     efficiency = cache.efficiency(experiment.spec, setting.policy, experiment)
     where = made_words(experiment, setting.policy)
     shift.headline(experiment, setting, own, efficiency)
-    copy_link(experiment.spec.images)
+    copy_link(experiment.spec)
     st.header("From exit to exit", help=meaning("computed exit"))
     shift.who_moves_where(experiment, own, where)
     st.header("What it costs", help=meaning("cost fraction", "saving", "efficacy"))

@@ -35,6 +35,26 @@ def test_a_model_trained_again_is_attacked_again(zoo: Zoo) -> None:
     assert metrics(new) == metrics(warm("attack_lab", **LINK)) != before
 
 
+@pytest.mark.parametrize("page", ["attack_lab", "confidence", "attribution", "exit_shift", "transfer"])
+def test_a_link_is_offered_while_the_controls_say_what_is_shown(page: str) -> None:
+    # Mutants: a link that is said to open this result and opens another one; none even once the controls say it again.
+    def offers_link(test: AppTest) -> bool:
+        assert not test.exception and not test.error
+        said = any("to copy its link" in caption.value for caption in test.caption)
+        assert said != (found := any(each.key == "copy-link" for each in test.get("bidi_component")))
+        return found
+
+    test = warm(page, **LINK)
+    assert offers_link(test)
+    test.select_slider(key="epsilon").set_value("1/255").run()
+    assert not offers_link(test)
+    if page == "attack_lab":  # the only run of the session can be brought back
+        next(button for button in test.button if button.label.startswith("FGSM 2/255")).click().run()
+    else:
+        test.select_slider(key="epsilon").set_value("2/255").run()
+    assert offers_link(test)
+
+
 @pytest.fixture
 def let_through(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Holds every attack up until it is called; cancelled ones end."""

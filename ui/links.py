@@ -3,6 +3,9 @@
 import streamlit as st
 from streamlit.components import v2
 
+from core.experiment import ExperimentSpec
+from ui.state import PAIR_RUN, of_uploads, run_state
+
 _HTML = '<button type="button">Copy link</button><span role="status"></span>'
 _CSS = """
 button { font: inherit; font-size: 0.875rem; color: var(--st-text-color); background: var(--st-background-color);
@@ -38,16 +41,20 @@ export default function (component) {
 _button = v2.component("exitlens_copy_link", html=_HTML, css=_CSS, js=_JS)
 
 
-def copy_link(images: str = "") -> None:
+def copy_link(shown: ExperimentSpec | None = None, run: str = PAIR_RUN) -> None:
     """A button that copies the address of this page with its result.
 
     Args:
-        images: What the result is of; uploads are in no link, and this says so.
+        shown: The experiment on screen, where the page runs some. Uploads are in no link, and a result that is older
+            than the controls is not in this one; this says so.
+        run: Whose controls count.
     """
-    if ":upload-" in images:
+    if shown and of_uploads(shown.images):
         st.info(
             "Your own pictures are in no link: who opens the address of this page sees the image set instead. The lab "
             "has their tables and perturbations to take with you."
         )
+    elif shown and run_state(run).controls != shown:
+        st.caption("The link opens what the controls say. Run the attack, or put the controls back, to copy its link.")
     else:
         _button(key="copy-link")

@@ -29,6 +29,7 @@ from ui.linked import linked_images
 from ui.links import copy_link
 from ui.panels import figure_panel, rate_words
 from ui.picking import selection_line
+from ui.state import TRANSFER_RUN
 from ui.words import meaning
 
 
@@ -125,7 +126,7 @@ def matrix(experiment: Experiment, setting: Setting, targets: tuple[str, ...], d
         )
     else:
         st.markdown("**Only attacks on the models themselves are shown**: there is no pair of two models to count.")
-    copy_link(experiment.spec.images)
+    copy_link(experiment.spec, TRANSFER_RUN)
     selected = figure_panel(
         transfer_figure(shown, labels),
         key="transfer-matrix",
