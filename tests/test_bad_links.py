@@ -100,6 +100,26 @@ def test_the_remark_stays_on_the_page_of_the_link() -> None:
     assert said(settled(test.switch_page("pages/models.py"))) == []
 
 
+def test_a_link_to_an_image_says_nothing_that_a_threshold_moves() -> None:
+    # Mutants: the model's answers in the words of the address, so that another threshold's link opens another image;
+    # links of old, which had them, not understood; answers that stand nowhere any more.
+    test = warm("confidence", detail="5 · frog · frog → cat", images="0-7")
+    box = test.selectbox(key="detail")
+    assert box.value == 5 and said(test) == []
+    assert "5 · frog" in box.options and any("** · true class frog" in each.value for each in test.markdown)
+    test.sidebar.slider(key="threshold").set_value(0.3).run()
+    assert test.selectbox(key="detail").options == box.options and test.selectbox(key="detail").value == 5
+    assert warm("attack_lab", detail="5 · frog", images="0-7").selectbox(key="detail").value == 5
+
+
+def test_only_the_link_that_opened_the_page_is_remarked_on() -> None:
+    # Mutant: a remark on whatever stands in the address, which the controls themselves have written.
+    test = warm("attack_lab", images="0-7")
+    test.query_params["detail"] = "99"
+    test.query_params["threshold"] = "7"
+    assert said(test.run()) == []
+
+
 @pytest.mark.parametrize("images", ["999", "a-b", "-1", "3-", "0-99999999", "1,1", " "])
 @pytest.mark.parametrize("page", ["attack_lab", "attribution", "transfer"])
 def test_a_selection_that_is_not_there_ends_in_one_sentence(page: str, images: str) -> None:

@@ -41,7 +41,8 @@ def test_a_link_is_offered_while_the_controls_say_what_is_shown(page: str) -> No
     def offers_link(test: AppTest) -> bool:
         assert not test.exception and not test.error
         said = any("to copy its link" in caption.value for caption in test.caption)
-        assert said != (found := any(each.key == "copy-link" for each in test.get("bidi_component")))
+        found = any(each.key == "copy-link" for each in test.get("bidi_component"))
+        assert said != found
         return found
 
     test = warm(page, **LINK)

@@ -198,6 +198,9 @@ def test_another_picture_can_be_chosen_and_stands_in_the_link(story: Story) -> N
     assert len(box.options) == len(order) and box.value == order.iloc[0].image_id
     other = order.iloc[1]
     label = next(option for option in box.options if option.startswith(f"{other.image_id.rsplit('/', 1)[-1]} ·"))
+    assert label.count("·") == 1, "an index and a class, which no threshold moves"
+    linked = told(told_with=f"{label} → frog · 1/255")  # as links of old said it
+    assert linked.selectbox(key="told_with").value == other.image_id
     linked = told(told_with=label)
     assert linked.selectbox(key="told_with").value == other.image_id and other.image_id in said(linked)
     assert f"**{len(order)} tell this story**" in said(linked) and "Of 20 pictures" in said(linked)

@@ -17,7 +17,7 @@ from core.shift_tables import STATES
 from core.transfer import spread_exits
 from ui import bound, maps_cache, running
 from ui.captions import made_words
-from ui.close_up import chosen_image, pictures
+from ui.close_up import answers_words, chosen_image, pictures
 from ui.controls import Setting
 from ui.jobs import Job
 from ui.map_controls import Asked
@@ -49,12 +49,7 @@ def one_image(asked: Asked, experiment: Experiment, setting: Setting, own: pd.Da
     decisions, class_names = own.iloc[row], experiment.image_set.class_names
     names = exit_names(maps_cache.card_of(experiment).num_exits)
     pictures(experiment, row, decisions, class_names, width=128)
-    before, after = (
-        f"{class_names[decisions[f'{state}_prediction']]}, {names[decisions[f'{state}_answered_exit']]}, "
-        f"{decisions[f'{state}_confidence']:.2f}"
-        for state in STATES
-    )
-    st.markdown(f"**{before} → {after}** · true class {class_names[decisions.label]}")
+    st.markdown(answers_words(experiment, decisions))
     exits = _shown_exits(decisions, len(names))
     if len(exits) < len(names):
         st.caption(f"{len(exits)} of {len(names)} exits: evenly spread, and those that answer.")

@@ -19,6 +19,7 @@ def choose(
     *args: Any,
     key: str,
     format_func: Callable[[Any], str] = str,
+    said_more: bool = False,
     **about: Any,
 ) -> Any:
     """One or several of some options.
@@ -29,11 +30,17 @@ def choose(
         options: What it offers; no two share their words.
         args: What else the widget takes by place.
         key: Of the widget, under which it stands in the address.
-        format_func: An option in words.
+        format_func: An option in words, which nothing but the options themselves may move: they stand in the address.
+        said_more: Whether links of old name one option by its words and more.
         about: What else the widget takes by name.
     """
     words = [format_func(option) for option in options]
-    _note(key, label, (text for text in st.query_params.get_all(key) if text not in words))
+    unknown = [text for text in _asked(key) if text not in words]
+    if said_more:
+        for option, word in zip(options, words, strict=True):
+            if any(text.startswith(f"{word} ") for text in unknown):
+                st.session_state[key], unknown = option, []
+    _note(key, label, unknown)
     return widget(label, options, *args, key=key, format_func=format_func, **_kept(about))
 
 
@@ -41,13 +48,13 @@ def number(
     widget: Callable[..., Any], label: str, low: float, high: float, start: float, *args: Any, key: str, **about: Any
 ) -> Any:
     """A number between two others; arguments as in ``choose``."""
-    _note(key, label, (text for text in st.query_params.get_all(key) if not _is_between(text, low, high)))
+    _note(key, label, (text for text in _asked(key) if not _is_between(text, low, high)))
     return widget(label, low, high, start, *args, key=key, **_kept(about))
 
 
 def switch(widget: Callable[..., Any], label: str, *, key: str, **about: Any) -> bool:
     """A checkbox or a toggle; arguments as in ``choose``."""
-    _note(key, label, (text for text in st.query_params.get_all(key) if text.lower() not in ("true", "false")))
+    _note(key, label, (text for text in _asked(key) if text.lower() not in ("true", "false")))
     return bool(widget(label, key=key, **_kept(about)))
 
 
@@ -62,6 +69,12 @@ def _is_between(text: str, low: float, high: float) -> bool:
         return False
 
 
+def _asked(key: str) -> list[str]:
+    """What the link asked of a control when its page was opened; looked at once, as the control is first drawn."""
+    asked: list[str] = st.session_state["link"].pop(key, [])
+    return asked
+
+
 def _note(key: str, label: str, texts: Iterable[str]) -> None:
     for text in texts:
         short = text.replace("`", "'")[:MAX_LETTERS] + "…" * (len(text) > MAX_LETTERS)
@@ -70,10 +83,11 @@ def _note(key: str, label: str, texts: Iterable[str]) -> None:
 
 
 def forget_refused(page: str) -> None:
-    """Leaves behind what links asked of another page; before any control is drawn."""
+    """Leaves behind what links asked of another page, and notes what this one's asks; before any control is drawn."""
     if st.session_state["opened_page"] != page:
         st.session_state["opened_page"] = page
         st.session_state["refused"].clear()
+        st.session_state["link"] = {key: st.query_params.get_all(key) for key in st.query_params}
 
 
 def whole_page_if_refused() -> None:

@@ -38,16 +38,9 @@ def close_up(experiment: Experiment, setting: Setting, own: pd.DataFrame, smalle
     class_names = experiment.image_set.class_names
     position = chosen_image(experiment, own)
     row = own.iloc[position]
-    name = experiment.spec.model
-    names = exit_names(experiment.cards[name].num_exits)
     pictures(experiment, position, row, class_names)
     _who_else(experiment, setting, position)
-    before, after = (
-        f"{class_names[row[f'{state}_prediction']]}, {names[row[f'{state}_answered_exit']]}, "
-        f"{row[f'{state}_confidence']:.2f}"
-        for state in ("clean", "adversarial")
-    )
-    st.markdown(f"**{before} → {after}** · true class {class_names[row.label]}{_smallest_words(smallest, position)}")
+    st.markdown(f"{answers_words(experiment, row)}{_smallest_words(smallest, position)}")
     what_it_took(experiment, row)
     view = bound.choose(
         st.segmented_control,
@@ -74,6 +67,23 @@ def _every_exit(experiment: Experiment, setting: Setting, position: int) -> None
     confidence_panel(experiment, setting, name, position, *twins)
 
 
+def answers_words(experiment: Experiment, row: pd.Series) -> str:
+    """What the model in question answered of an image where and how surely, clean and attacked; in Markdown.
+
+    Args:
+        experiment: The experiment.
+        row: The image's decisions on that model.
+    """
+    class_names = experiment.image_set.class_names
+    names = exit_names(experiment.cards[experiment.spec.model].num_exits)
+    before, after = (
+        f"{class_names[row[f'{state}_prediction']]}, {names[row[f'{state}_answered_exit']]}, "
+        f"{row[f'{state}_confidence']:.2f}"
+        for state in ("clean", "adversarial")
+    )
+    return f"**{before} → {after}** · true class {class_names[row.label]}"
+
+
 def _smallest_words(smallest: pd.DataFrame | None, position: int) -> str:
     if smallest is None or not smallest.attackable.iloc[position]:
         return ""
@@ -93,20 +103,15 @@ def chosen_image(experiment: Experiment, own: pd.DataFrame) -> int:
     """
     class_names = experiment.image_set.class_names
     indices = experiment.image_set.indices.tolist()
-    by_index = dict(zip(indices, own.itertuples(), strict=True))
-
-    def in_words(index: int) -> str:
-        row = by_index[index]
-        arrow = f"{class_names[row.clean_prediction]} → {class_names[row.adversarial_prediction]}"
-        return f"{index} · {class_names[row.label]} · {arrow}"
-
+    labels = dict(zip(indices, experiment.image_set.labels.tolist(), strict=True))
     if st.session_state.get("detail") not in indices:
         st.session_state.pop("detail", None)
     index = bound.choose(
         st.selectbox,
         "Image",
         indices,
-        format_func=in_words,
+        format_func=lambda index: f"{index} · {class_names[labels[index]]}",
+        said_more=True,
         index=_most_telling(own),
         key="detail",
         persist_state=None,

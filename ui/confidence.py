@@ -13,7 +13,7 @@ from core.figures.theme import exit_names
 from core.metrics import rate
 from ui import cache
 from ui.captions import WILSON, made_words
-from ui.close_up import chosen_image, confidence_panel
+from ui.close_up import answers_words, chosen_image, confidence_panel
 from ui.controls import Setting
 from ui.linked import linked_images
 from ui.model_trust import SelectedBin
@@ -62,6 +62,7 @@ def one_image(experiment: Experiment, setting: Setting, own: pd.DataFrame) -> No
     """How sure every exit is of one image, and between which classes."""
     position = chosen_image(experiment, own)
     name, row = experiment.spec.model, own.iloc[position]
+    st.markdown(answers_words(experiment, row))
     result = experiment.results[name]
     names = exit_names(experiment.cards[name].num_exits)
     taken = {state: int(row[f"{state}_answered_exit"]) for state in ("clean", "adversarial")}

@@ -190,6 +190,7 @@ SESSION: dict[str, type] = {
     "visitor": Visitor,
     "uploads": dict,
     "own_pictures": list,
+    "link": dict,
     "refused": dict,
     "opened_page": str,
     PAIR_RUN: RunState,

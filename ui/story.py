@@ -194,14 +194,14 @@ def _chosen(tables: StoryTables, story: Story) -> Candidate:
         st.session_state.pop("told_with", None)
 
     def in_words(image_id: str) -> str:
-        row, names = rows[image_id], story.image_set.class_names
-        return f"{image_id.rsplit('/', 1)[-1]} · {names[row.label]} → {names[row.answer]} · {255 * row.epsilon:g}/255"
+        return f"{image_id.rsplit('/', 1)[-1]} · {story.image_set.class_names[rows[image_id].label]}"
 
     chosen = bound.choose(
         st.sidebar.selectbox,
         "Told with",
         list(rows),
         format_func=in_words,
+        said_more=True,
         key="told_with",
         persist_state=None,
         help="Every picture that tells the story, the most striking first: the twin right, the least noise, all "
