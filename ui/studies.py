@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -11,7 +10,7 @@ import streamlit as st
 from core.datasets import DATASETS
 from core.figures.studies import claims_figure
 from core.study.black_box_charts import BLACK_BOX_KEY, black_box_charts
-from core.study.charts import Setting, attack_titles, charts, labels_of, offered, strength_title
+from core.study.charts import Setting, attack_titles, charts, labels_of, offered, records, strength_title
 from core.study.claims import count_words, interval_words
 from core.study.differences import spec_differences, summary_differences
 from core.study.making_charts import making_charts, stopping_charts
@@ -102,7 +101,7 @@ def claims_panel(opened: Opened) -> None:
     if claims.empty:
         st.caption("No claim is about this study.")
         return
-    for row in _records(claims):
+    for row in records(claims):
         measured = interval_words(row)
         notes = [row["scope"]] if measured else []
         notes += ["policy-dependent"] if row["policy_dependent"] else []
@@ -121,7 +120,7 @@ def claims_panel(opened: Opened) -> None:
             claims_figure(with_bounds(drawn)),
             key="claims",
             alt="Measured intervals of claims. "
-            + "; ".join(f"{row['claim']}: {interval_words(row)}, {row['verdict']}" for row in _records(drawn)),
+            + "; ".join(f"{row['claim']}: {interval_words(row)}, {row['verdict']}" for row in records(drawn)),
             caption="Paired percentile bootstraps, adjusted by Holm within each family (95 % together); shaded: where "
             "the claim holds; filled: it does.",
             table=claims,
@@ -197,7 +196,7 @@ def _neutral_tiles(found: pd.DataFrame, title: str, why: str = "") -> None:
     st.caption(why or "Their pictures are not on this machine; the numbers are.")
     names = DATASETS[found.image_id.iloc[0].partition("/")[0]].class_names
     with st.grid(min_column_width=104, gap="small", key="study-neutral"):
-        for row in _records(found.head(MAX_TILES)):
+        for row in records(found.head(MAX_TILES)):
             with st.container(border=True, height=104, horizontal_alignment="center", vertical_alignment="center"):
                 label = names[row["label"]] if names else f"class {row['label']}"
                 st.caption(f"{row['image_id'].rpartition('/')[2]} {label}")
@@ -237,7 +236,3 @@ def report_panel(opened: Opened) -> None:
     folder = Path(opened.place.folder)
     shown = folder.relative_to(PROJECT) if folder.is_relative_to(PROJECT) else folder
     st.code(f"{command_of(opened.study)}\npython -m core study verify {shown}", language="shell")
-
-
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]

@@ -7,7 +7,7 @@ import pandas as pd
 
 from core.figures.black_box import MEASURES, black_box_figure
 from core.models import ARCHITECTURES
-from core.study.charts import Chart, Setting, attack_words, labels_of
+from core.study.charts import Chart, Setting, attack_words, labels_of, records
 from core.study.store import Study
 from core.study.surrogates import Surrogate
 
@@ -67,7 +67,7 @@ def black_box_charts(study: Study, table: pd.DataFrame, setting: Setting) -> Ite
             f"Black-box: {labels[str(target)]} through surrogates, {attack}",
             black_box_figure(own),
             "Surrogates beside their target. "
-            + "; ".join(f"{row['kind']}, {row['learned']}: {_spoken(row)}" for row in _records(own)),
+            + "; ".join(f"{row['kind']}, {row['learned']}: {_spoken(row)}" for row in records(own)),
             "Each row: two surrogates that learned the same in as many epochs, one with exits and one without, on "
             f"{_learned_counts(own)} validation images. Fooled: of the images that the target answers rightly when "
             f"clean, the same for all. {attack}{aim} · {setting.policy} · {images} · {counted} · 95 % intervals.",
@@ -82,7 +82,3 @@ def _learned_counts(rows: pd.DataFrame) -> str:
 
 def _spoken(row: dict[str, Any]) -> str:
     return ", ".join(f"{title} {100 * row[measure]:.0f} %" for measure, title in MEASURES.items())
-
-
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]

@@ -153,14 +153,22 @@ def _attacks(study: Study) -> dict[str, AttackSpec]:
 
 def _where(study: Study, rows: pd.DataFrame, setting: Setting, attack: str, *, policy: bool = True) -> str:
     """Attack, policy, images and n in words, for captions."""
-    sets = {name: count for name, count in study.num_images.items() if f"{name}:".startswith(f"{setting.images}:")}
-    images = ", ".join(f"{name}, {count:,} images" for name, count in sets.items())
     if len(study.spec.seeds) > 1 and getattr(_attacks(study)[setting.attack_name], "random_start", False):
         attack += f" (start of seed {int(rows.seed.min())})"
-    fewest, most = (f"{count:,}" for count in (int(rows.num_images.min()), int(rows.num_images.max())))
-    counted = f"n = {fewest}" if fewest == most else f"n = {fewest} to {most}"
     said = [attack, policy_words(setting.policy)] if policy else [attack]
-    return " · ".join([*said, images, counted, "95 % intervals"])
+    return " · ".join([*said, images_words(study, setting), counted_words(rows.num_images), "95 % intervals"])
+
+
+def images_words(study: Study, setting: Setting) -> str:
+    """The image sets of a setting and how many images each has."""
+    sets = {name: count for name, count in study.num_images.items() if f"{name}:".startswith(f"{setting.images}:")}
+    return ", ".join(f"{name}, {count:,} images" for name, count in sets.items())
+
+
+def counted_words(counts: "pd.Series[int]") -> str:
+    """How many images count in each of several rows: ``n = 859``, or ``n = 843 to 906``."""
+    fewest, most = int(counts.min()), int(counts.max())
+    return f"n = {fewest:,}" if fewest == most else f"n = {fewest:,} to {most:,}"
 
 
 def _matrix(study: Study, rows: pd.DataFrame, setting: Setting) -> Iterator[Chart]:
@@ -174,7 +182,7 @@ def _matrix(study: Study, rows: pd.DataFrame, setting: Setting) -> Iterator[Char
         "matrix",
         f"Who fools whom: {attack_words(study, setting)}",
         transfer_figure(rows, labels),
-        "Transfer matrix. " + "; ".join(f"{_pair(row, labels)}: {_count(row)}" for row in _records(rows)),
+        "Transfer matrix. " + "; ".join(f"{_pair(row, labels)}: {_count(row)}" for row in records(rows)),
         f"Of images that source and target answer rightly when clean; outlined: shown to its own source. "
         f"{_where(study, rows, setting, attack_words(study, setting))}.",
         rows,
@@ -189,9 +197,9 @@ def _directions(study: Study, rows: pd.DataFrame, setting: Setting) -> Iterator[
         return
     letters = {name: "S" if model.kind == "static" else "D" for name, model in models.items()}
     pairs = pairs.assign(
-        direction=[f"{letters[row['source']]}2{letters[row['target']]}" for row in _records(pairs)],
+        direction=[f"{letters[row['source']]}2{letters[row['target']]}" for row in records(pairs)],
         same_architecture=[
-            models[row["source"]].architecture == models[row["target"]].architecture for row in _records(pairs)
+            models[row["source"]].architecture == models[row["target"]].architecture for row in records(pairs)
         ],
     )
     labels = labels_of(study)
@@ -201,7 +209,7 @@ def _directions(study: Study, rows: pd.DataFrame, setting: Setting) -> Iterator[
         f"Between static and early-exit models: {attack_words(study, setting)}",
         directions_figure(pairs, labels, why),
         "Transfer by kind of source and target. "
-        + "; ".join(f"{row['direction']} {_pair(row, labels)}: {_count(row)}" for row in _records(pairs)),
+        + "; ".join(f"{row['direction']} {_pair(row, labels)}: {_count(row)}" for row in records(pairs)),
         "One point a pair of models, never pooled; grey: made on a static model, purple: on an early-exit one; "
         "■ shown to a static model, ● to an early-exit one. "
         f"{_where(study, pairs, setting, attack_words(study, setting))}.",
@@ -225,7 +233,7 @@ def _by_attack(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterato
         f"Which attack does most to the model itself: {setting.strength}",
         attacks_figure(lines, _kinds(study)),
         f"Share fooled by attack, {setting.strength}. "
-        + "; ".join(f"{row['attack_title']}, {row['words']}" for row in _records(lines)),
+        + "; ".join(f"{row['attack_title']}, {row['words']}" for row in records(lines)),
         f"Of attackable images, the most harmful attack on top. {_where(study, lines, setting, attacks)}.",
         lines,
     )
@@ -283,7 +291,7 @@ def _by_exit(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterator[
     if rows.objective.nunique() < FEW:
         return
     costs = [
-        study.model(row["source"]).exit_costs[int(row["objective"].removeprefix("exit-")) - 1] for row in _records(rows)
+        study.model(row["source"]).exit_costs[int(row["objective"].removeprefix("exit-")) - 1] for row in records(rows)
     ]
     lines = _as_lines(study, rows.assign(cost=costs), "rate", "low", "high", by="pair").sort_values(["line", "cost"])
     yield Chart(
@@ -318,7 +326,7 @@ def _thresholds(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterat
             continue
         both = pd.concat([fixed.assign(made_anew=False), anew.assign(made_anew=True)])
         both = both.assign(
-            value=both.rate, words=[f"T = {row['threshold']:.2f}: {_count(row)}" for row in _records(both)]
+            value=both.rate, words=[f"T = {row['threshold']:.2f}: {_count(row)}" for row in records(both)]
         )
         label = labels_of(study)[str(source)]
         yield Chart(
@@ -326,7 +334,7 @@ def _thresholds(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterat
             f"Other thresholds: {label}, {attack_words(study, setting)}",
             thresholds_figure(both, fixed_at),
             "Share fooled over the threshold. "
-            + "; ".join(f"{'anew' if row['made_anew'] else 'fixed'} {row['words']}" for row in _records(both)),
+            + "; ".join(f"{'anew' if row['made_anew'] else 'fixed'} {row['words']}" for row in records(both)),
             "Of attackable images; an attack on the exit taken depends on the threshold. "
             f"{_where(study, both, setting, attack_words(study, setting), policy=False)}.",
             both,
@@ -340,7 +348,7 @@ def _as_lines(study: Study, rows: pd.DataFrame, value: str, low: str, high: str,
         labels[row["source"]]
         if by == "source" or row["source"] == row["target"]
         else f"{labels[row['source']]} → {labels[row['target']]}"
-        for row in _records(rows)
+        for row in records(rows)
     ]
     made_on = [study.model(str(name)) for name in rows.source]
     return rows.assign(
@@ -352,7 +360,7 @@ def _as_lines(study: Study, rows: pd.DataFrame, value: str, low: str, high: str,
         words=pd.Series(
             [
                 f"{line}: {100 * row[value]:+.1f} %" if value == "change" else f"{line}: {_count(row)}"
-                for line, row in zip(lines, _records(rows), strict=True)
+                for line, row in zip(lines, records(rows), strict=True)
             ],
             index=rows.index,
             dtype="str",
@@ -364,7 +372,8 @@ def _kinds(study: Study) -> dict[str, str]:
     return {model.name: model.kind for model in study.models}
 
 
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dictionaries by column."""
     return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
 
 
@@ -378,4 +387,4 @@ def _count(row: dict[str, Any]) -> str:
 
 
 def _spoken(lines: pd.DataFrame) -> str:
-    return "; ".join(f"{row['strength']} {row['words']}" for row in _records(lines)) + "."
+    return "; ".join(f"{row['strength']} {row['words']}" for row in records(lines)) + "."

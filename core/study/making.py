@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import TypeAdapter
 
 from core.attacks.spec import StepAttack
 from core.data import parse_image_set_name
-from core.exits import ExitPolicy
 from core.metrics import NORMAL_QUANTILE, rate
-from core.study.cells import read_attack
+from core.study.cells import read_attack, read_policy
 from core.study.models import StudyModel
 from core.study.store import Study, connect
 from core.study.strengths import strengths
@@ -193,10 +191,10 @@ def _groups(folder: Path, study: Study, connection: "duckdb.DuckDBPyConnection")
         architecture=[models[name].architecture for name in cells.source],
         strength=cells.attack.map(strengths(folder)),
     )
-    policies, policy_of = study.spec.policies[: None if study.spec.made_anew else 1], TypeAdapter(ExitPolicy)
+    policies = study.spec.policies[: None if study.spec.made_anew else 1]
     for number, policy in enumerate(policies):
         under = [
-            not attacks[text].depends_on_policy or policy_of.validate_json(made_at) == models[source].policies[number]
+            not attacks[text].depends_on_policy or read_policy(made_at) == models[source].policies[number]
             for source, text, made_at in cells[["source", "attack_json", "made_at_json"]].to_numpy().tolist()
         ]
         alike = ["images", "attack_name", "strength", "seed", "architecture"]

@@ -10,7 +10,16 @@ from core.attacks.spec import AIM_WORDS
 from core.figures.making import made_exits_figure, making_figure, stopping_figure
 from core.figures.theme import exit_names
 from core.models import ARCHITECTURES
-from core.study.charts import Chart, Setting, attack_titles, attack_words, labels_of
+from core.study.charts import (
+    Chart,
+    Setting,
+    attack_titles,
+    attack_words,
+    counted_words,
+    images_words,
+    labels_of,
+    records,
+)
 from core.study.making import Making
 from core.study.spec import policy_words
 from core.study.store import Study
@@ -54,8 +63,8 @@ def _costs(study: Study, costs: pd.DataFrame, setting: Setting) -> Iterator[Char
     labels = labels_of(study)
     rows = _in_order(study, rows).assign(
         label=rows.source.map(labels),
-        words=_texts(rows, [_row_words(study, row, rows, setting) for row in _records(rows)]),
-        told=_texts(rows, [_cost_words(row, labels) for row in _records(rows)]),
+        words=_texts(rows, [_row_words(study, row, rows, setting) for row in records(rows)]),
+        told=_texts(rows, [_cost_words(row, labels) for row in records(rows)]),
     )
     shown = " Right: all passes made, as the images shown are those after the last step, over the examples that fool "
     shown += "the static model of the same architecture (itself, where they were made on it)."
@@ -64,13 +73,13 @@ def _costs(study: Study, costs: pd.DataFrame, setting: Setting) -> Iterator[Char
         "What making an example takes",
         making_figure(rows),
         "Gradient passes that an example takes. "
-        + "; ".join(f"{row['words']}, {row['told']}" for row in _records(rows))
+        + "; ".join(f"{row['words']}, {row['told']}" for row in records(rows))
         + ".",
         "Multiply-adds of forward and backward passes, 1 = one gradient pass of the static model. Until first wrong: "
         "mean over images that all models of a row answer rightly at the start; those that never are wrong count with "
         f"all steps.{shown if rows.useful_cost.notna().any() else ''} "
         f"Aimed {_aim(setting)} on early-exit models · made under {policy_words(rows.policy.iloc[0])} · "
-        f"{_images(study, setting)} · n = {_counted(rows.num_images)} · 95 % intervals.",
+        f"{images_words(study, setting)} · {counted_words(rows.num_images)} · 95 % intervals.",
         rows.drop(columns=["label", "words", "told"]),
     )
 
@@ -90,12 +99,12 @@ def _exits(study: Study, exits: pd.DataFrame, setting: Setting) -> Iterator[Char
             "Share of gradient passes by exit. "
             + "; ".join(
                 f"{name}: {100 * row['share']:.0f} % of all, {100 * row['needed_share']:.0f} % until first wrong"
-                for name, row in zip(names, _records(own), strict=True)
+                for name, row in zip(names, records(own), strict=True)
             )
             + ".",
             f"Of {first.num_all_passes:,} gradient passes, {first.num_all_needed:,} of them before an image was first "
             f"wrong, by the exit that the image was about to leave at. {attack_words(study, setting)}, aimed "
-            f"{_aim(setting)} · made under {policy_words(first.policy)} · {_images(study, setting)} · "
+            f"{_aim(setting)} · made under {policy_words(first.policy)} · {images_words(study, setting)} · "
             f"n = {first.num_images:,} · 95 % intervals over images.",
             own,
         )
@@ -119,7 +128,7 @@ def stopping_charts(study: Study, summary: pd.DataFrame, setting: Setting) -> It
         rows = own if len(own) <= MANY else own[own.attack_name == setting.attack_name]
         if rows.empty:
             continue
-        texts = [_stop_words(study, row, labels, setting) for row in _records(rows)]
+        texts = [_stop_words(study, row, labels, setting) for row in records(rows)]
         yield Chart(
             f"stopping-{target}",
             f"Stopping when fooled: what {labels[str(target)]} computes",
@@ -127,13 +136,13 @@ def stopping_charts(study: Study, summary: pd.DataFrame, setting: Setting) -> It
             "Change in mean cost. "
             + "; ".join(
                 f"{text}: {100 * row['running']:+.1f} % running on, {100 * row['stopping']:+.1f} % stopped"
-                for text, row in zip(texts, _records(rows), strict=True)
+                for text, row in zip(texts, records(rows), strict=True)
             )
             + ".",
             "Mean cost of attacked minus clean images, all of them, in points of the whole network's multiply-adds: "
             "above 0 they leave later. Filled: the attack makes all its steps; hollow: it leaves an image alone once "
-            f"its source is fooled. {policy_words(setting.policy)} · {_images(study, setting)} · "
-            f"n = {_counted(rows.num_all_running)} · 95 % intervals.",
+            f"its source is fooled. {policy_words(setting.policy)} · {images_words(study, setting)} · "
+            f"{counted_words(rows.num_all_running)} · 95 % intervals.",
             rows,
         )
 
@@ -213,19 +222,5 @@ def _steps(count: int) -> str:
     return "1 step" if count == 1 else f"{count} steps"
 
 
-def _counted(counts: pd.Series) -> str:
-    fewest, most = int(counts.min()), int(counts.max())
-    return f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
-
-
-def _images(study: Study, setting: Setting) -> str:
-    sets = {name: count for name, count in study.num_images.items() if f"{name}:".startswith(f"{setting.images}:")}
-    return ", ".join(f"{name}, {count:,} images" for name, count in sets.items())
-
-
 def _texts(rows: pd.DataFrame, texts: list[str]) -> "pd.Series[str]":
     return pd.Series(texts, index=rows.index, dtype="str")
-
-
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
