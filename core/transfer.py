@@ -93,11 +93,11 @@ class ExitTransfer:
         return sum(result.seconds for result in self.results.values())
 
 
-def spread_exits(num_exits: int, at_most: int = MAX_EXITS) -> tuple[int, ...]:
-    """All exits of a model, or ``at_most`` of them evenly spread from the first to the final one."""
-    if num_exits <= at_most:
-        return tuple(range(num_exits))
-    return tuple(round(number * (num_exits - 1) / (at_most - 1)) for number in range(at_most))
+def evenly_spread(count: int, at_most: int = MAX_EXITS) -> tuple[int, ...]:
+    """All of so many, as a model's exits, or ``at_most`` of them evenly spread from the first to the last; 0-based."""
+    if count <= at_most:
+        return tuple(range(count))
+    return tuple(round(number * (count - 1) / (at_most - 1)) for number in range(at_most))
 
 
 def run_exit_transfer(

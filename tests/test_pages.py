@@ -232,7 +232,7 @@ def test_attack_is_replayed_step_by_step() -> None:
     # Mutant: the last step's picture at every step.
     test = finished(opened("attack_lab", images="0", close_up="step by step"), has_metrics)
     charts = len(test.get("plotly_chart"))
-    first = test.slider(key="replay").set_value(0).run()
+    first = test.select_slider(key="replay").set_value(0).run()
     assert any("step 0 of 10: " in str(image.proto) for image in first.get("image"))
     assert len(first.get("plotly_chart")) == charts and not first.exception
 

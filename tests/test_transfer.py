@@ -23,10 +23,10 @@ from core.transfer import (
     ExitTransfer,
     ExitTransferSpec,
     directions_table,
+    evenly_spread,
     exit_transfer_images,
     exit_transfer_table,
     run_exit_transfer,
-    spread_exits,
 )
 
 EXITS_SPEC = ExitTransferSpec("toy:test:0-11", EARLY, "sha", (0, 1, 2), pgd(2 / 255, num_steps=3))
@@ -229,7 +229,7 @@ def test_exit_matrix_names_its_exits_and_counts_in_percent() -> None:
 )
 def test_many_exits_are_thinned_out_evenly_from_the_first_to_the_final_one(num_exits: int, expected) -> None:
     # Mutant: the first eight, or the final exit left out.
-    assert spread_exits(num_exits) == expected
+    assert evenly_spread(num_exits) == expected
 
 
 def test_exit_transfer_takes_no_goal_and_no_stop_and_asks_for_two_exits() -> None:

@@ -14,7 +14,7 @@ from core.experiment import Experiment
 from core.figures import MapRow, between_exits_figure, maps_figure
 from core.figures.theme import exit_names
 from core.shift_tables import STATES
-from core.transfer import spread_exits
+from core.transfer import evenly_spread
 from ui import bound, maps_cache, running
 from ui.captions import made_words
 from ui.close_up import answers_words, chosen_image, pictures
@@ -77,7 +77,7 @@ def one_image(asked: Asked, experiment: Experiment, setting: Setting, own: pd.Da
 
 def _shown_exits(decisions: pd.Series, num_exits: int) -> tuple[int, ...]:
     taken = {int(decisions[f"{state}_answered_exit"]) for state in STATES}
-    return tuple(sorted(taken | set(spread_exits(num_exits))))
+    return tuple(sorted(taken | set(evenly_spread(num_exits))))
 
 
 def _made(job: Job[Attribution], spec: maps_cache.ImageMapsSpec, experiment: Experiment) -> Attribution | None:

@@ -288,7 +288,7 @@ def steps(spec: ExperimentSpec, source: str, _experiment: Experiment) -> pd.Data
     return steps_table(_experiment.results[source], _experiment.image_set.image_ids, source)
 
 
-@st.cache_data(max_entries=256, show_spinner=False)
+@st.cache_data(max_entries=256, show_spinner="Making the attack again up to this step …")
 def picture_at_step(spec: ExperimentSpec, source: str, row: int, step: int, _experiment: Experiment) -> np.ndarray:
     """One image after some steps of the attack on it, (H, W, 3) bytes."""
     result = _experiment.results[source]

@@ -6,10 +6,12 @@ import streamlit as st
 import torch
 
 from core.attacks.common import norm_of, strength_words
+from core.attacks.spec import AttackSpec, EarlyAttack, PublishedEarlyAttack, UniversalAttack, WorstCaseAttack
 from core.exits import decide_from_confidences
 from core.experiment import Experiment
 from core.figures import BesideIt, confidence_figure, steps_figure
 from core.figures.theme import KIND_GLYPHS, exit_names
+from core.transfer import evenly_spread
 from ui import bound, cache
 from ui.captions import made_words
 from ui.controls import Setting, glyph_label
@@ -19,7 +21,7 @@ from ui.pictures import as_bytes
 
 PERTURBATION_GAIN = 10
 VIEWS = (EVERY_EXIT, STEP_BY_STEP, LOOKED_AT) = ("every exit", "step by step", "what each exit looked at")
-MAX_REPLAYED = 40  # steps: a longer attack would keep the page waiting for one picture
+MAX_REPLAYED = 41  # steps that the slider offers, the start among them
 
 
 @st.fragment
@@ -217,8 +219,33 @@ def _trajectory(experiment: Experiment, setting: Setting, position: int) -> None
         caption=f"{image_id} · {made_words(experiment, setting.policy)}.",
         table=rows,
     )
-    if experiment.results[name].spec.can_be_replayed and 1 < len(taken) - 1 <= MAX_REPLAYED:
+    if why_not := why_no_replay(experiment.results[name].spec, len(taken) - 1):
+        st.caption(f"No replay: {why_not}.")
+    else:
         _replay(experiment, setting, position, rows)
+
+
+def why_no_replay(spec: AttackSpec, num_steps: int) -> str:
+    """Why an attack cannot be stopped on its way to look at the image; empty where it can.
+
+    Args:
+        spec: The attack, as it applied to the model.
+        num_steps: Of its records, the start not counted.
+    """
+    match spec:
+        case EarlyAttack():
+            return "the attack keeps the best image that it met, not the last, through each exit that it tries"
+        case PublishedEarlyAttack():
+            return "its images on the way are not kept, and its many steps would take too long to make again"
+        case WorstCaseAttack():
+            return "several attacks were made in turn, and each image is what the first that succeeded made of it"
+        case UniversalAttack():
+            return "the perturbation was fitted on other images, and this one gets it as a whole"
+        case _ if num_steps < 2:
+            return "there is one step, from the clean image to the adversarial one"
+        case _ if not spec.can_be_replayed:
+            return "each exit was attacked by itself, and the image is the one that is worst for all of them"
+    return ""
 
 
 @st.fragment
@@ -226,7 +253,7 @@ def _replay(experiment: Experiment, setting: Setting, position: int, rows: pd.Da
     """A slider through the attack: the image and every exit at one step, beside the start."""
     name, class_names = experiment.spec.model, experiment.image_set.class_names
     last = int(rows.step.max())
-    step = st.slider("Replay the attack: step", 0, last, last, key="replay")
+    step = st.select_slider("Replay the attack: step", evenly_spread(last + 1, MAX_REPLAYED), last, key="replay")
     label = int(experiment.image_set.labels[position])
     states = {"clean": rows[rows.step == 0], "adversarial": rows[rows.step == step]}
     shown = pd.concat([each.assign(state=state) for state, each in states.items()])

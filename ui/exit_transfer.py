@@ -8,7 +8,7 @@ from core.figures import exit_transfer_figure
 from core.figures.theme import exit_names
 from core.metrics import rate
 from core.tables import DENOMINATORS
-from core.transfer import ExitTransfer, ExitTransferSpec, exit_transfer_images, exit_transfer_table, spread_exits
+from core.transfer import ExitTransfer, ExitTransferSpec, evenly_spread, exit_transfer_images, exit_transfer_table
 from ui import cache, running
 from ui.captions import WILSON
 from ui.controls import Setting, glyph_label
@@ -33,7 +33,7 @@ def exit_to_exit(asked: Asked, setting: Setting) -> None:
     if not isinstance(attack, LinfAttack | L2Attack):
         st.info(f"{attack.title} does not aim at one exit. Choose FGSM, PGD or MI-FGSM to attack exits one by one.")
         return
-    exits = spread_exits(card.num_exits)
+    exits = evenly_spread(card.num_exits)
     spec = ExitTransferSpec(asked.spec.images, card.name, card.weights_sha256, exits, attack)
     job = cache.job_board().find(spec)
     seconds = cache.exit_transfer_seconds(spec)
