@@ -192,7 +192,7 @@ def agrees_with_claims(folder: Path, making: Making, attack_name: str, strength:
     assert early.num_images == static.num_images == (unit.denominator > 0).sum()
     exits = making.exits[(making.exits.source == early.source) & (making.exits.attack == early.attack)]
     (share,) = early_share_of_making(tables)
-    in_first_half = exits[exits.exit_cost <= 0.5].share.sum()
+    in_first_half = exits[exits.exit_cost <= 0.5].needed_share.sum()
     assert in_first_half == pytest.approx(share.numerator.sum() / share.denominator.sum())
 
 
