@@ -128,6 +128,8 @@ def test_every_chart_that_the_tables_allow_is_drawn(study_folder: Path, summary:
     for chart in found.values():
         assert chart.alt and chart.caption and len(chart.table)  # type: ignore[attr-defined]
     assert set(drawn(study_folder, summary, strength="2/255")) == set(found) - {"exit"}
+    # Mutant: the images of a rate printed under a change in cost, which is over all of them.
+    assert "n = 12 ·" in found["cost"].caption and "n = 12 ·" not in found["matrix"].caption
     exits_only = summary[summary.objective.str.startswith("exit-")]
     assert set(drawn(study_folder, exits_only)) == {"exit"} and drawn(study_folder, summary, attack_name="fgsm") == {}
     assert offered(read_study(study_folder), summary) == Offered(

@@ -151,12 +151,20 @@ def _attacks(study: Study) -> dict[str, AttackSpec]:
     return {choice.spec.name: choice.spec for choice in study.spec.attacks}
 
 
-def _where(study: Study, rows: pd.DataFrame, setting: Setting, attack: str, *, policy: bool = True) -> str:
+def _where(
+    study: Study,
+    rows: pd.DataFrame,
+    setting: Setting,
+    attack: str,
+    *,
+    policy: bool = True,
+    counted: str = "num_images",
+) -> str:
     """Attack, policy, images and n in words, for captions."""
     if len(study.spec.seeds) > 1 and getattr(_attacks(study)[setting.attack_name], "random_start", False):
         attack += f" (start of seed {int(rows.seed.min())})"
     said = [attack, policy_words(setting.policy)] if policy else [attack]
-    return " · ".join([*said, images_words(study, setting), counted_words(rows.num_images), "95 % intervals"])
+    return " · ".join([*said, images_words(study, setting), counted_words(rows[counted]), "95 % intervals"])
 
 
 def images_words(study: Study, setting: Setting) -> str:
@@ -274,7 +282,7 @@ def _cost_over_strength(study: Study, rows: pd.DataFrame, setting: Setting) -> I
         ),
         f"Change in mean cost over {strength}. " + _spoken(lines),
         "Mean cost of attacked minus clean images, all of them, in points of the whole network's multiply-adds: "
-        f"below 0 they leave earlier. {_where(study, lines, setting, attack)}.",
+        f"below 0 they leave earlier. {_where(study, lines, setting, attack, counted='num_all')}.",
         lines,
     )  # fmt: skip
 
