@@ -285,9 +285,9 @@ def transfer_images(decisions: pd.DataFrame) -> pd.DataFrame:
         row of the image) and ``fooled the source`` (attackable, and the attack succeeded at its source).
 
     Each row's own success rule says what is attackable: at the source that of the attack, at another target that by
-    which targets count. So under a slowdown ``attackable`` is what computes everything on neither of the two; under
-    the deployed Early Attack what the source, its final exit and the target answer rightly; and under the published
-    one what the target answers rightly, and all images at the source itself, as that rule asks for no true label.
+    which targets count. So under a slowdown ``attackable`` is what leaves early on both; under the deployed Early
+    Attack what the source, its final exit and the target answer rightly; and under the published one what the target
+    answers rightly, and all images at the source itself, as that rule asks for no true label.
     """
     sources, images = pd.factorize(decisions.source)[0], pd.factorize(decisions.image_id)[0]
     own = (decisions.source == decisions.target).to_numpy()

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 from test_experiment import SPEC, image_set, pair
+from test_shift_tables import MOVES
 from test_transfer import transfer_of
 
 from core.attacks.spec import PublishedEarlyAttack, SlowdownAttack, early, pgd
@@ -12,6 +13,7 @@ from core.experiment import ExperimentSpec, run_experiment
 from core.figures import transfer_figure
 from core.tables import DENOMINATORS, decisions_table, transfer_images, transfer_table
 from ui.captions import RULE_WORDS, counted_words, transfer_words
+from ui.shift import left_out_words
 
 POLICY = ExitPolicy(0.6)
 EARLY, STATIC = pair()
@@ -29,7 +31,7 @@ def test_every_rule_has_its_words() -> None:
         ("misclassified_final", "the source's final exit and the target", "every source's final exit and every target"),
         ("taken_broken_final_kept", "the source, its final exit and the target", "every source, its final exit and"),
         ("early_broken_final_kept", "that the target answers rightly", "every target but an attack's own source"),
-        ("slowed", "compute everything neither on the source nor on the target", "compute everything on no model here"),
+        ("slowed", "leave early on both source and target", "leave early on every model here"),
         ("goal_reached", "those of the goal class aside", "those of the goal class aside"),
     ],
 )
@@ -90,4 +92,13 @@ def test_a_matrix_says_outlined_only_where_it_is_and_by_which_rule_its_own_sourc
     assert "own source counts where the model's answer is wrong though its final exit is right" in said
     assert said.endswith("shown to another model, where the model's answer is wrong")
     slowed = transfer_table(decisions(SlowdownAttack(num_steps=2), (EARLY,)))
-    assert transfer_words(slowed, "attackable", "slowed").startswith("Slowed down, of the images that compute")
+    assert transfer_words(slowed, "attackable", "slowed").startswith("Slowed down, of the images that leave early")
+
+
+def test_images_that_a_rule_does_not_count_are_named_where_they_are_drawn() -> None:
+    # Mutants: named under a rule that counts every image, or where every image succumbed.
+    own = MOVES.assign(success_rule="slowed")
+    assert left_out_words(own) == "Not slowed down: images that compute everything when clean included. "
+    assert left_out_words(own[:2]) == ""
+    assert left_out_words(own.assign(success_rule="early_broken_final_kept")) == ""
+    assert "Not fooled: images already wrong" in left_out_words(own.assign(success_rule="misclassified_taken"))

@@ -115,7 +115,7 @@ def test_a_slowdown_and_the_published_early_attack_are_counted_in_their_own_word
     for page, said in (("attack_lab", "Slowed down, of the images"), ("transfer", "Slowed down, of the images")):
         captions = [text.value for text in warm(page, **LINK, **slow).caption]
         matrix = next(caption for caption in captions if said in caption)
-        assert "neither on the source nor on the target" in matrix and "Outlined" not in matrix
+        assert "leave early on both source and target" in matrix and "Outlined" not in matrix
         assert not any("answer rightly when clean" in caption for caption in captions if "Slowdown" in caption)
     matrix = next(text.value for text in warm("transfer", **LINK).caption if text.value.startswith("Fooled, of"))
     assert "that source and target answer rightly when clean. Outlined: " in matrix

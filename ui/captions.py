@@ -48,8 +48,8 @@ _SLOWED = RuleWords(
     not_done="not slowed down",
     attackable="those that do not compute everything when clean",
     left_out="that compute everything when clean",
-    of_pair="that compute everything neither on the source nor on the target when clean",
-    of_all="that compute everything on no model here when clean",
+    of_pair="that leave early on both source and target when clean",
+    of_all="that leave early on every model here when clean",
     does="slow down",
     did="slowed down",
 )

@@ -85,7 +85,7 @@ def shift_panel(own: pd.DataFrame, where: str) -> list[tuple[str, str]]:
         shift_figure(counts),
         key="exit-shift",
         alt=f"Exit shift. {words}",
-        caption=f"{words}. {where}.",
+        caption=f"{words}. {left_out_words(own)}{where}.",
         table=own,
         selectable=True,
     )
@@ -96,6 +96,13 @@ def group_labels(own: pd.DataFrame) -> dict[str, str]:
     """Each of the ``shift_groups`` in words of the attack's success rule, such as ``slowed down``."""
     words = RULE_WORDS[own.success_rule.iloc[0]]
     return {"all": "all", "succeeded": words.done, "not succeeded": words.not_done}
+
+
+def left_out_words(own: pd.DataFrame) -> str:
+    """A sentence on images that stand among the others as the rule does not count them; empty without such a group."""
+    rule = RULE_WORDS[own.success_rule.iloc[0]]
+    is_shown = rule.left_out and "not succeeded" in shift_groups(own)
+    return f"{rule.not_done.capitalize()}: images {rule.left_out} included. " if is_shown else ""
 
 
 def who_moves_where(experiment: Experiment, own: pd.DataFrame, where: str) -> None:
@@ -135,9 +142,7 @@ def who_moves_where(experiment: Experiment, own: pd.DataFrame, where: str) -> No
         words = ", ".join(f"{names[clean]} → {names[adversarial]}" for clean, adversarial in cells)
         _linked(experiment, chosen, words, "matrix")
     st.subheader("Earlier, same or later")
-    rule = RULE_WORDS[own.success_rule.iloc[0]]
-    left_out = f"{rule.not_done.capitalize()}: images {rule.left_out} included. " if rule.left_out else ""
-    parts = shift_panel(own, f"{left_out}Click a part to see its images. {where}")
+    parts = shift_panel(own, f"Click a part to see its images. {where}")
     link_parts(experiment, own, parts)
 
 
