@@ -37,9 +37,10 @@ def choose(
     words = [format_func(option) for option in options]
     unknown = [text for text in _asked(key) if text not in words]
     if said_more:
-        for option, word in zip(options, words, strict=True):
+        for word in words:
             if any(text.startswith(f"{word} ") for text in unknown):
-                st.session_state[key], unknown = option, []
+                st.query_params[key] = word  # taken up as the control is first drawn, so in another pass
+                st.rerun()
     _note(key, label, unknown)
     return widget(label, options, *args, key=key, format_func=format_func, **_kept(about))
 
