@@ -72,7 +72,7 @@ def _is_between(text: str, low: float, high: float) -> bool:
 
 def _asked(key: str) -> list[str]:
     """What the link asked of a control when its page was opened; looked at once, as the control is first drawn."""
-    asked: list[str] = st.session_state["link"].pop(key, [])
+    asked: list[str] = st.session_state.get("link", {}).pop(key, [])
     return asked
 
 

@@ -188,7 +188,7 @@ def placements_panel(placing: Placing, chosen: pd.DataFrame) -> None:
         ),
         caption=f"{FIXED.capitalize()}: {placing.examples}, judged under T = {placing.policy.threshold:.2f}; "
         f"{others}: {own}, judged under {policy_words(policy.name)}. {_counted(rows)} "
-        f"{len(placing.whole.labels):,}; 95 % Wilson intervals.",
+        f"n = {len(placing.whole.labels):,} images; 95 % Wilson intervals.",
         table=rows,
     )
 
@@ -198,7 +198,7 @@ def _counted(rows: pd.DataFrame) -> str:
     rules = {str(how): SUCCESS_RULES[group.success_rule.iloc[0]] for how, group in rows.groupby("how", sort=False)}
     said = {rule.label for rule in rules.values()}
     words = said.pop() if len(said) == 1 else "; ".join(f"{how}: {rule.label}" for how, rule in rules.items())
-    return f"Counted: {words}; of attackable images, at most"
+    return f"Counted: {words}; of the attackable among"
 
 
 def _attacks_alike(placing: Placing, attack: str) -> list[str]:

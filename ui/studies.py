@@ -60,10 +60,11 @@ def controls(places: dict[str, StudyPlace]) -> Opened:
         policy = policies[_choice("Judged under", "study_policy", list(policies), meaning("policy"))]
         attack = attacks[_choice("Attack", "study_attack", list(attacks))]
         strength = strength_title(study, attack)
+        explained = "corruption" if strength == "severity" else strength
         setting = Setting(
             policy=policy,
             attack_name=attack,
-            strength=_choice(strength.capitalize(), "study_strength", choices.strengths[attack], meaning("strength")),
+            strength=_choice(strength.capitalize(), "study_strength", choices.strengths[attack], meaning(explained)),
             objective=_choice("Aimed at", "study_aim", choices.objectives[attack], meaning("objective")),
             images=images,
         )
