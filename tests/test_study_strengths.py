@@ -9,6 +9,7 @@ import pytest
 from toy_study import EARLY, STATIC, STUDY, run_toys, write_project
 
 from core.checkpoints import load_card
+from core.metrics import rate
 from core.study.cells import study_cells
 from core.study.charts import Setting, charts, offered
 from core.study.parts import MADE, part_path
@@ -96,6 +97,14 @@ def test_a_setting_is_one_row_a_pair(summary: pd.DataFrame) -> None:
         ], name
     seeds = summary[summary.attack_name == "pgd-l2"].seed
     assert set(seeds) == {3, 4} and set(summary_rows(summary, "T=0.90", attack_name="pgd-l2").seed) == {3}
+
+
+def test_every_row_has_its_own_rate_and_interval(summary: pd.DataFrame) -> None:
+    # Mutant: rates in another order than their rows.
+    for row in summary.to_dict("records"):
+        share = rate(row["num_fooled"], row["num_images"])
+        assert [row["rate"], row["low"], row["high"]] == pytest.approx([share.value, share.low, share.high])
+    assert summary.rate.nunique() > 3
 
 
 def test_a_corruption_is_shown_to_each_model_once_and_is_the_same_for_all(folder: Path) -> None:

@@ -98,6 +98,7 @@ def summary_table(folder: Path) -> pd.DataFrame:
         ),
     )  # fmt: skip
     rows = rows.sort_values(["images", "attack_name", "stop_when_fooled", "epsilon", "strength"], kind="stable")
+    rows = rows.reset_index(drop=True)
     shares = [rate(int(hits), int(among)) for hits, among in zip(rows.num_fooled, rows.num_images, strict=True)]
     change = rows.adversarial_cost - rows.clean_cost
     half = NORMAL_QUANTILE * rows.deviation / np.sqrt(rows.num_all.clip(lower=1))
@@ -106,7 +107,7 @@ def summary_table(folder: Path) -> pd.DataFrame:
         cost_change_low=change - half,
         cost_change_high=change + half,
     )
-    return SUMMARY.check(rows.reset_index(drop=True))
+    return SUMMARY.check(rows)
 
 
 def policy_names(study: Study) -> dict[tuple[str, str], str]:
