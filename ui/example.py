@@ -43,7 +43,8 @@ def find_example(gallery: Gallery, address: str) -> KeptExample:
     found = rows[(rows.run == run) & (rows.image_id == image_id) & (rows.source == source)]
     if found.empty:
         raise ExitLensError(
-            f"The example {address} is not kept here. Go back to all examples, or make it again in the attack lab."
+            f"The example {address} is not kept here. The gallery shows those that are; the attack lab can make it "
+            "again."
         )
     return cast(KeptExample, next(found.itertuples()))
 

@@ -13,7 +13,7 @@ from core.experiment import Experiment, ExperimentSpec
 from core.figures import ladder_figure
 from core.ladder import climb_ladder, ladder_steps, median_epsilon, rungs_of
 from ui import cache, running
-from ui.captions import WILSON, images_words, policy_words
+from ui.captions import RULE_WORDS, WILSON, images_words, policy_words
 from ui.controls import glyph_label
 from ui.linked import linked_images
 from ui.panels import figure_panel
@@ -54,11 +54,11 @@ def ladder(experiment: Experiment) -> pd.DataFrame | None:
     else:
         words = f"half or more fall within {strength_words(spec.norm, median)}"
         st.markdown(f"Of {num_attackable} attackable images, **{words}**; {held} hold to the end.")
-    card = experiment.cards[experiment.spec.model]
+    card, done = experiment.cards[experiment.spec.model], RULE_WORDS[spec.success_rule].done
     selected = figure_panel(
-        ladder_figure(steps, spec.norm),
+        ladder_figure(steps, spec.norm, done),
         key="ladder",
-        alt="Share fooled within each radius. "
+        alt=f"Share {done} within each radius. "
         + "; ".join(
             f"{strength_words(spec.norm, epsilon)}: {num_fooled} of {num_images}"
             for epsilon, num_fooled, num_images in zip(steps.epsilon, steps.num_fooled, steps.num_images, strict=True)
@@ -72,7 +72,10 @@ def ladder(experiment: Experiment) -> pd.DataFrame | None:
         fallen = (table.attackable & (table.smallest_epsilon <= radius)).to_numpy()
         indices = experiment.image_set.indices.numpy()[fallen].tolist()
         linked_images(
-            indices, experiment.image_set, title=f"Fooled within {strength_words(spec.norm, radius)}", key="ladder"
+            indices,
+            experiment.image_set,
+            title=f"{done.capitalize()} within {strength_words(spec.norm, radius)}",
+            key="ladder",
         )
     return table
 

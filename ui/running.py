@@ -10,6 +10,7 @@ from core.exits import ExitPolicy
 from core.experiment import Experiment, ExperimentSpec, attack_for
 from ui import cache
 from ui.attack_controls import attack_controls
+from ui.captions import policy_words
 from ui.controls import Setting
 from ui.jobs import Job
 from ui.picking import selection_line
@@ -109,8 +110,8 @@ def _settle(job: Job[Experiment], spec: ExperimentSpec, setting: Setting, state:
     elif result.spec.depends_on_policy and setting.policy != job.spec.made_at and setting.card.num_exits > 1:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(
-                f"Made at T = {job.spec.made_at.threshold:.2f}, judged at T = {setting.policy.threshold:.2f}: "
-                "an attacker who knows the new threshold would make other images."
+                f"Made at {policy_words(job.spec.made_at)}, judged at {policy_words(setting.policy)}: "
+                "an attacker who knows the new policy would make other images."
             )
             st.button(
                 f"Attack again at {setting.policy.threshold:.2f}",
@@ -139,7 +140,7 @@ def history() -> None:
                 on_click=_bring_back,
                 args=(spec,),
                 disabled=spec in here,
-                help=f"{spec.model} · {spec.attack.label} · made at T = {spec.made_at.threshold:.2f}",
+                help=f"{spec.model} · {spec.attack.label} · made at {policy_words(spec.made_at)}",
                 type="tertiary",
             )
 

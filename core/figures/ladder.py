@@ -9,12 +9,13 @@ from core.figures.theme import ADVERSARIAL, CLICKS, PERCENT_TICKS, drawn, interv
 LADDER_HEIGHT = 260
 
 
-def ladder_figure(steps: pd.DataFrame, norm: Norm = "linf") -> go.Figure:
-    """Share fooled within each radius, with its interval.
+def ladder_figure(steps: pd.DataFrame, norm: Norm = "linf", done: str = "fooled") -> go.Figure:
+    """Share on which the attack succeeds within each radius, with its interval.
 
     Args:
         steps: Schema ``LADDER_STEPS``, one denominator.
         norm: Of the radii.
+        done: What became of the images, in words.
 
     Returns:
         The figure. A selected point carries ``customdata = [row of the steps, …]``.
@@ -31,11 +32,11 @@ def ladder_figure(steps: pd.DataFrame, norm: Norm = "linf") -> go.Figure:
         "line": {"color": ADVERSARIAL, "dash": "dash", "width": 2, "shape": "hv"},
         "marker": {"symbol": "diamond", "size": 10, "color": ADVERSARIAL},
         "customdata": [[row, f"{hits} of {images}"] for row, (hits, images) in enumerate(counts)],
-        "hovertemplate": "within %{x}: %{customdata[1]} fooled (%{y:.0f} %)<extra></extra>",
+        "hovertemplate": f"within %{{x}}: %{{customdata[1]}} {done} (%{{y:.0f}} %)<extra></extra>",
     }
     layout = {
         **CLICKS,
         "xaxis": {"title": "epsilon", "type": "category", "showgrid": False},
-        "yaxis": {"title": "fooled", "range": [-4, 104], **PERCENT_TICKS, "zeroline": False},
+        "yaxis": {"title": done, "range": [-4, 104], **PERCENT_TICKS, "zeroline": False},
     }
     return drawn([trace], layout, LADDER_HEIGHT)
