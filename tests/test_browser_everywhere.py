@@ -157,7 +157,10 @@ def test_the_link_opened_in_a_second_browser_shows_the_same_result(browser: Brow
 
 
 def said(page: Page) -> list[str]:
-    """All words of a page in their order; charts speak through their captions."""
+    """All words of a page in their order, those of charts included: they are drawn later than all else."""
     idle(page)
+    page.wait_for_function(
+        "[...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(each => each.querySelector('.main-svg'))"
+    )
     page.wait_for_timeout(1000)
     return page.get_by_test_id("stMain").inner_text().split()
