@@ -47,6 +47,8 @@ def measure_weak_exits(
         for card in map(load_card, list_models())
         if card.num_exits > 1 and card.dataset == image_set.dataset
     }
+    if not models:
+        raise ExitLensError(f"No early-exit model here knows the images {images}. Choose images of a model's data set.")
     found: dict[str, Any] = {"images": images, "threshold": POLICY.threshold, "machine": machine_facts()}
     ladders, exits, transfer = [], [], []
     for name, model in models.items():

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tqdm import tqdm
@@ -17,6 +17,9 @@ from core import bench
 from core.device_options import Device, Precision
 from core.errors import Cancelled, ExitLensError
 from core.study.commands import app as study_commands
+
+if TYPE_CHECKING:
+    from core.checkpoints import ModelCard
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -31,13 +34,11 @@ def models(
 ) -> None:
     """The models that are ready, with test accuracy and cost at every exit."""
     from core.card_text import cards_markdown
-    from core.checkpoints import list_models, load_card
 
-    cards = [load_card(name) for name in list_models()]
+    cards, num_unreadable = _readable_cards()
     if as_markdown:
         print(cards_markdown(cards), end="")
-        return
-    if as_json:
+    elif as_json:
         rows = [
             {
                 "name": card.name,
@@ -52,14 +53,32 @@ def models(
             for card in cards
         ]
         print(json.dumps({"models": rows}))
-        return
-    for card in cards:
-        print(f"{card.name}: {card.num_exits} exits, {card.num_parameters:,} parameters")
-        accuracy = "  ".join(f"{100 * share.value:.1f} %" for share in card.test)
-        print(f"  accuracy  {accuracy}  (n = {card.test[0].num_images:,}, {card.test_set})")
-        print(f"  cost      {'  '.join(f'{100 * cost:.1f} %' for cost in card.exit_costs)}")
-        if not card.stops_early:
-            print("  cannot stop early: it computes all exits for every image, and its costs are those its owner gave")
+    else:
+        for card in cards:
+            print(f"{card.name}: {card.num_exits} exits, {card.num_parameters:,} parameters")
+            accuracy = "  ".join(f"{100 * share.value:.1f} %" for share in card.test)
+            print(f"  accuracy  {accuracy}  (n = {card.test[0].num_images:,}, {card.test_set})")
+            print(f"  cost      {'  '.join(f'{100 * cost:.1f} %' for cost in card.exit_costs)}")
+            if not card.stops_early:
+                print(
+                    "  cannot stop early: it computes all exits for every image, and its costs are those its owner gave"
+                )
+    if num_unreadable:
+        raise typer.Exit(1)
+
+
+def _readable_cards() -> tuple[list["ModelCard"], int]:
+    """Cards of all models, and how many cannot be read: of each of those one line on stderr."""
+    from core.checkpoints import list_models, load_card
+
+    cards, num_unreadable = [], 0
+    for name in list_models():
+        try:
+            cards.append(load_card(name))
+        except ExitLensError as error:
+            num_unreadable += 1
+            print(f"error: {name}: {error}", file=sys.stderr)
+    return cards, num_unreadable
 
 
 data_commands = typer.Typer()
@@ -124,13 +143,13 @@ def verify(
     from core.data import open_image_set
 
     image_sets = {images: open_image_set(images)} if images else {}
-    cards = [checkpoints.load_card(name) for name in names or checkpoints.list_models()]
+    cards, num_failed = ([checkpoints.load_card(name) for name in names], 0) if names else _readable_cards()
     wanted = [card for card in cards if names or images in (None, card.test_set)]
     if not wanted:
         raise ExitLensError(
             f"No model in {checkpoints.checkpoints_folder()} was measured on {images or 'any image set'}."
         )
-    outcomes, num_failed = [], 0
+    outcomes = []
     for card in tqdm(wanted, disable=as_json, file=sys.stderr):
         try:
             name = images or card.test_set
@@ -271,7 +290,7 @@ def attack(
     from core.data import open_image_set
     from core.exits import ExitPolicy
     from core.experiment import ExperimentSpec, attack_for, run_experiment
-    from core.export import experiment_summary, write_experiment
+    from core.export import check_can_be_written, experiment_summary, write_experiment
     from core.models.prepared import prepared
 
     fields = {
@@ -299,17 +318,18 @@ def attack(
         raise ExitLensError(f"{model} knows {card.dataset}; {images} are images of {image_set.dataset}.")
     spec.check_model(card.num_exits, card.num_classes)
     asked = ExperimentSpec(images, (model,), (model,), attack_for(card, spec), policy)
+    check_can_be_written(out)
+    cancel = _cancel_on_interrupt()
     with tqdm(total=100, unit="%", disable=as_json, file=sys.stderr) as bar:
 
         def on_progress(progress: Any) -> None:
             bar.n = round(100 * progress.share)
             bar.update(0)
 
-        experiment = run_experiment(
-            asked, image_set, {model: (network, card)}, on_progress=on_progress, cancel=_cancel_on_interrupt()
-        )
+        experiment = run_experiment(asked, image_set, {model: (network, card)}, on_progress=on_progress, cancel=cancel)
     summary = experiment_summary(experiment, policy)
-    found = check_attack(network, experiment.results[model], search=prepared(network)) if checks else None
+    result = experiment.results[model]
+    found = check_attack(network, result, search=prepared(network), cancel=cancel) if checks else None
     write_experiment(experiment, policy, out, found.notes if found else None)
     notes = found.notes if found else ()
     if as_json:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from core.metrics import Rate, eec_floor, eec_trapezoid, mean_saving, rate
 from core.shift_tables import STATES
 from core.tables import decisions_table, exits_table, steps_table
 
+SUMMARY_FILE = "summary.json"
 PERTURBATIONS_FILE = "perturbations.safetensors"
 DECISIONS_FILE = "decisions.parquet"
 EXITS_FILE = "exits.parquet"
@@ -98,22 +100,37 @@ def write_experiment(
         notes: What checks found, for the summary; None where nobody looked.
 
     Raises:
-        ExitLensError: If the folder cannot be made.
+        ExitLensError: If the folder cannot be made or written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ExitLensError(f"{folder} cannot be made a folder ({error.strerror}). Choose another place.") from error
     ids = experiment.image_set.image_ids
-    (folder / PERTURBATIONS_FILE).write_bytes(perturbations_file(experiment))
-    decisions_table(experiment, policy).to_parquet(folder / DECISIONS_FILE, index=False)
-    exits_table(experiment).to_parquet(folder / EXITS_FILE, index=False)
-    for name, result in experiment.results.items():
-        steps_table(result, ids, name).to_parquet(folder / steps_file(name), index=False)
     summary = experiment_summary(experiment, policy)
     if notes is not None:
         summary["notes"] = [asdict(note) for note in notes]
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PERTURBATIONS_FILE).write_bytes(perturbations_file(experiment))
+        decisions_table(experiment, policy).to_parquet(folder / DECISIONS_FILE, index=False)
+        exits_table(experiment).to_parquet(folder / EXITS_FILE, index=False)
+        for name, result in experiment.results.items():
+            steps_table(result, ids, name).to_parquet(folder / steps_file(name), index=False)
+        (folder / SUMMARY_FILE).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ExitLensError(f"{folder} cannot be written ({error.strerror}). Choose another place.") from error
+
+
+def check_can_be_written(folder: Path) -> None:
+    """Tries whether a result could go to a folder, so that nobody waits for what cannot be kept; leaves nothing there.
+
+    Raises:
+        ExitLensError: If it cannot be made or written.
+    """
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ExitLensError(f"{folder} cannot be written ({error.strerror}). Choose another place.") from error
 
 
 def command_of(spec: ExperimentSpec) -> str:

@@ -74,11 +74,15 @@ def test_decisions_on_an_aimed_model_are_those_on_the_model(fallback):
         assert torch.equal(found.prediction, expected.prediction)
 
 
-@pytest.mark.parametrize(("aim", "stop"), [(aim, stop) for aim in AIMS for stop in (False, True)])
-def test_watching_changes_no_result(aim, stop):
-    """Mutant: a step of an image that has left lost, or success at an early exit judged by what is not computed."""
+@pytest.mark.parametrize(
+    ("aim", "stop", "goal"), [(aim, stop, goal) for aim in AIMS for stop in (False, True) for goal in (None, 1)]
+)
+def test_watching_changes_no_result(aim, stop, goal):
+    """Mutants: a step of an image that has left lost, or success judged by what is not computed: at an early exit, or
+    a goal at the final one."""
     model, images = toy_model(num_exits=4), toy_images(9)
-    spec = LinfAttack(num_steps=4, step_size=1 / 255, decay=0.5, stop_when_fooled=stop, **AIMS[aim])
+    numbers = {"num_steps": 4, "step_size": 1 / 255, "decay": 0.5, "goal_class": goal}
+    spec = LinfAttack(stop_when_fooled=stop, **numbers, **AIMS[aim])
     plain, *others = (
         attack(model, images, labels_of(images), spec, POLICY, watch=watch, batch_size=4) for watch in WATCHES
     )

@@ -626,6 +626,28 @@ def test_stop_when_fooled_keeps_the_first_success_and_changes_nothing_for_the_ot
     assert not torch.equal(expected, path[-1])
 
 
+def test_of_stopped_attacks_on_each_exit_one_that_fooled_is_kept():
+    """Mutant: the largest loss kept, which is that of an attack that never fooled the image and so never stopped."""
+    model, images = toy_model(), toy_images(40)
+    labels = mostly_right_labels(model, images)
+    numbers = {"epsilon": 4 / 255, "step_size": 0.5 / 255, "num_steps": 10, "stop_when_fooled": True}
+    rule = SUCCESS_RULES["misclassified_taken"]
+
+    def fools(**aim):
+        found = adversarial_of(model, images, labels, LinfAttack(**numbers, **aim))
+        return rule.succeeded(Case(model(images), model(found), labels, SURE_AT_70))
+
+    on_one = torch.stack([fools(objective="exit", exit_index=index) for index in range(model.num_exits)])
+    assert torch.equal(fools(objective="max-average"), on_one.any(dim=0))
+    assert on_one.any(dim=0).sum() > 0 and (on_one.any(dim=0) & ~on_one.all(dim=0)).any()
+
+
+def test_a_search_that_stops_is_exact():
+    """Mutant: an image left alone for good because 16 bits call it fooled."""
+    assert LinfAttack(stop_when_fooled=True).search_precision == "float32"
+    assert LinfAttack().search_precision is None
+
+
 # ----------------------------------------------------------------------------------------------------------------
 # Progress and cancel
 

@@ -19,6 +19,7 @@ from toys import TOY_CLASSES, answered_image_set, toy_card, toy_model, write_hub
 
 from core.__main__ import app, main
 from core.attacks.checks import CODES
+from core.attacks.command import Options, spec_from
 from core.attacks.run import apply_perturbations
 from core.attacks.spec import (
     AttackSpec,
@@ -125,6 +126,15 @@ def test_models_markdown_is_the_text_of_the_cards(command: Command) -> None:
     # Mutant: the list in words under another option, or a line more than the file.
     cards = [load_card(name) for name in (EARLY, STATIC)]
     assert command("models", "--markdown").out == cards_markdown(cards)
+
+
+def test_a_damaged_card_hides_no_other_model(command: Command, project: Path) -> None:
+    # Mutant: one card that cannot be read ends the list, and what was to be measured.
+    (project / "checkpoints" / STATIC / CARD_FILE).write_text("{")
+    for words in (("models", "--json"), ("verify", "--json")):
+        outcome = command(*words)
+        assert outcome.status == 1 and f"error: {STATIC}: " in outcome.err
+        assert len(json.loads(outcome.out)["models"]) == 1 and EARLY in outcome.out
 
 
 def test_data_lists_what_can_be_opened_and_why_others_cannot(command: Command) -> None:
@@ -397,6 +407,22 @@ def test_output_that_is_a_file_is_refused_in_one_line(command: Command, project:
     outcome = command(*attack_words(project / "taken", "--attack", "fgsm"))
     assert outcome.status == 2 and outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
     assert (project / "taken").read_text() == "mine"
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_attack(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutants: only making the folder looked at; a viewer who waits for an attack that nobody can keep.
+    monkeypatch.setattr("core.experiment.run_experiment", lambda *_, **__: pytest.fail("attacked"))
+    outcome = command(*attack_words(Path("/proc"), "--attack", "fgsm"))
+    assert outcome.status == 2 and outcome.err.startswith("error: /proc cannot be") and outcome.err.count("\n") == 1
+
+
+def test_a_worst_case_takes_steps_of_a_quarter_of_its_radius(command: Command) -> None:
+    # Mutant: steps that never reach the edge of a wide ball, and cross a small one at once.
+    for epsilon in (0.5 / 255, 16 / 255):
+        spec = spec_from(Options("worst-case", fields={"epsilon": epsilon}))
+        assert spec.step_size == pytest.approx(epsilon / 4)  # type: ignore[union-attr]
 
 
 def test_program_itself_ends_with_status_2_and_no_traceback(tmp_path: Path) -> None:

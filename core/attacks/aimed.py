@@ -46,8 +46,9 @@ def aimed(
         # Entropy and patience need what no single exit says of itself, so every exit is asked.
         as_deployed = watch == "nothing" and policy.score == "confidence"
         return _AtExitTaken(model, policy, as_deployed=as_deployed), spec
-    # Success at an early exit is that of the exit taken, which asks for all exits.
-    if spec.objective not in ("exit", "final") or (spec.objective == "exit" and spec.stop_when_fooled):
+    # Success anywhere but at the final exit is that of the exit taken, which asks for all exits.
+    asks_for_all = spec.stop_when_fooled and spec.success_rule != "misclassified_final"
+    if spec.objective not in ("exit", "final") or asks_for_all:
         return model, spec
     exit_index = model.num_exits - 1 if spec.exit_index is None else spec.exit_index
     if watch == "nothing":

@@ -1,6 +1,6 @@
 """Attack specs as command-line options, both ways."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -19,6 +19,7 @@ from core.attacks.spec import (
     WorstCaseAttack,
     early,
     l2_attack,
+    worst_case,
 )
 from core.corruptions import CORRUPTIONS
 from core.errors import ExitLensError
@@ -31,6 +32,7 @@ _KINDS: dict[str, type] = {
     "universal": UniversalAttack,
     "worst-case": WorstCaseAttack,
 }
+_SCALED: dict[str, Callable[..., AttackSpec]] = {"early": early, "worst-case": worst_case}  # steps go by the radius
 _PRESET_NUMBERS = ("epsilon", "step_size", "num_steps", "decay")
 # Options that have another name than the field.
 _FLAGS = {"num_steps": "steps", "num_tries": "tries", "num_restarts": "restarts", "num_forced": "forced-steps"}
@@ -77,8 +79,8 @@ def spec_from(options: Options) -> AttackSpec:
         raise ExitLensError(f"The attack {name} takes no --{' and no --'.join(unknown)}: leave it out.")
     if name in PRESETS:
         return l2_attack(name, **given) if options.norm == "l2" else PRESETS[name](**given)
-    if name == "early":
-        return early(**given)
+    if name in _SCALED:
+        return _SCALED[name](**given)
     return kind(name=name, **given)  # type: ignore[no-any-return]
 
 

@@ -69,13 +69,19 @@ def _worst_for_all_exits(
 ) -> tuple[Tensor, list[Step]]:
     """One attack on each exit; of these, for each image, the one with the largest loss summed over exits.
 
+    Of attacks that stop, one that has succeeded comes before all that have not, however small it left the loss.
+
     Source: Hu et al., Triple Wins, ICLR 2020, section 3, max-average attack.
     """
 
     def summed(logits: Tensor, labels: Tensor) -> Tensor:
         return objective_loss(logits, labels, spec, policy)
 
-    best, steps = images, list[Step]()
+    best, steps, rule = images, list[Step](), SUCCESS_RULES[spec.success_rule]
+    has_fooled = torch.zeros(labels.shape, dtype=torch.bool, device=images.device)
+    if spec.stop_when_fooled and clean_logits is None:
+        with torch.no_grad():
+            clean_logits = model(images)
     worst = torch.full(labels.shape, -torch.inf, dtype=images.dtype, device=images.device)
     for exit_index in range(model.num_exits):
 
@@ -88,8 +94,14 @@ def _worst_for_all_exits(
 
         found, records = walk(model, images, labels, spec, policy, at_exit, summed, clean_logits, count)
         with torch.no_grad():
-            loss = summed(model(found), labels)
+            logits = model(found)
+            loss = summed(logits, labels)
         worse = loss > worst
+        if spec.stop_when_fooled:
+            assert clean_logits is not None
+            fools = rule.succeeded(Case(clean_logits, logits, labels, policy, spec.goal_class))
+            worse = (fools & ~has_fooled) | (worse & (fools == has_fooled))
+            has_fooled |= fools
         rows = worse.nonzero()[:, 0]
         best = torch.where(worse[:, None, None, None], found, best)
         worst = torch.where(worse, loss, worst)

@@ -19,6 +19,7 @@ from core.attacks.slowdown_spec import SlowdownAttack
 from core.attacks.universal_spec import UniversalAttack
 from core.attacks.worst_case_spec import WorstCaseAttack
 from core.errors import ExitLensError
+from core.machine import Precision
 
 __all__ = [
     "PRESETS",
@@ -107,6 +108,11 @@ class StepAttack(AttackKind):
     def passes(self, num_exits: int) -> int:
         """Gradients taken of each image at most, on a model of that many exits."""
         return self.num_steps * (num_exits if self.objective == "max-average" else 1)
+
+    @property
+    def search_precision(self) -> Precision | None:
+        """Number format that its search needs: exact where it stops, as what it does next hangs on verdicts."""
+        return "float32" if self.stop_when_fooled else None
 
     @property
     def can_be_replayed(self) -> bool:
@@ -217,6 +223,11 @@ def mi_fgsm(epsilon: float = 8 / 255, **fields: object) -> LinfAttack:
 def early(epsilon: float = 8 / 255, **fields: object) -> EarlyAttack:
     """The deployed Early Attack in steps of a quarter of the radius; sources in ``core.attacks.early``."""
     return EarlyAttack(**{"epsilon": epsilon, "step_size": epsilon / 4, **fields})  # type: ignore[arg-type]
+
+
+def worst_case(epsilon: float = 2 / 255, **fields: object) -> WorstCaseAttack:
+    """Every objective in turn with restarts, in steps of a quarter of the radius."""
+    return WorstCaseAttack(**{"epsilon": epsilon, "step_size": epsilon / 4, **fields})  # type: ignore[arg-type]
 
 
 def l2_attack(name: str = "pgd", epsilon: float = 0.5, **fields: object) -> L2Attack:
