@@ -308,13 +308,19 @@ def save_model(payload: bytes, card: ModelCard, folder: Path | None = None) -> P
 
     Returns:
         The model's folder.
+
+    Raises:
+        ExitLensError: If it cannot be written.
     """
     place = (folder or checkpoints_folder()) / card.name
-    place.mkdir(parents=True, exist_ok=True)
-    for name, content in ((WEIGHTS_FILE, payload), (CARD_FILE, card_json(card).encode())):
-        partial = place / f"{name}.partial"
-        partial.write_bytes(content)
-        partial.replace(place / name)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for name, content in ((WEIGHTS_FILE, payload), (CARD_FILE, card_json(card).encode())):
+            partial = place / f"{name}.partial"
+            partial.write_bytes(content)
+            partial.replace(place / name)
+    except OSError as error:
+        raise ExitLensError(f"{place} cannot be written ({error.strerror}). Choose another place.") from error
     return place
 
 

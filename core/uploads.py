@@ -81,7 +81,9 @@ def _of_8_bits(picture: Image.Image) -> Image.Image | None:
     return None
 
 
-def uploaded_images(dataset: str, pictures: Sequence[Tensor], labels: Sequence[int]) -> ImageSet:
+def uploaded_images(
+    dataset: str, pictures: Sequence[Tensor], labels: Sequence[int], class_names: Sequence[str] = ()
+) -> ImageSet:
     """Uploaded pictures as an image set, numbered from 0.
 
     Its split, ``upload-`` and eight digits of a hash of the pixels and labels, makes it a key of its own: other
@@ -91,6 +93,7 @@ def uploaded_images(dataset: str, pictures: Sequence[Tensor], labels: Sequence[i
         dataset: Whose classes the labels are.
         pictures: (3, S, S) unsigned bytes each, one or more.
         labels: One class per picture, as its owner says.
+        class_names: Of a data set whose own files bring them; those of the data set without.
 
     Raises:
         ExitLensError: If a label is no class of the data set.
@@ -101,4 +104,6 @@ def uploaded_images(dataset: str, pictures: Sequence[Tensor], labels: Sequence[i
     images, classes = torch.stack(list(pictures)), torch.tensor(list(labels))
     digest = hashlib.sha256(images.numpy().tobytes() + classes.numpy().tobytes()).hexdigest()[:8]
     split = f"upload-{digest}"
-    return ImageSet(dataset, split, images, classes, torch.arange(len(classes)), split, facts.class_names)
+    return ImageSet(
+        dataset, split, images, classes, torch.arange(len(classes)), split, tuple(class_names) or facts.class_names
+    )

@@ -50,6 +50,8 @@ COSTS = {"exit_costs": [0.25, 0.5, 1.0]}
 
 FACTORIES = '''
 """The toy model's layers, put together in other ways."""
+import threading
+
 import torch
 from toys import TOY_CLASSES, toy_model
 from torch import nn
@@ -110,6 +112,26 @@ class Shuffled(Base):
 class Broken(Staged):
     def classify(self, features, exit_index):
         return super().classify(features, exit_index) + 0.1 * exit_index
+
+
+class Overwriting(Staged):
+    def answers(self, images):
+        features = self.begin(images)
+        logits = []
+        for exit_index in range(3):
+            features = self.advance(features, exit_index)
+            logits.append(self.classify(features, exit_index))
+        return logits
+
+    def classify(self, features, exit_index):
+        features.data.mul_(1.5)
+        return super().classify(features, exit_index)
+
+
+class Locked(Staged):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
 
 
 class Branching(Base):
@@ -513,6 +535,8 @@ def test_factory_that_gives_no_network_is_one_sentence(factory, named, project: 
         ("Dropping", COSTS, "alone than when it is one of a batch"),
         ("Blind", COSTS, "no gradient"),
         ("Broken", {}, "Stopping at exit 2 gives other logits"),
+        ("Overwriting", {}, "Running to exit 2 alone gives other logits .*Leave out layers that work in place"),
+        ("Locked", {}, "Copying the network failed .TypeError.*Keep what cannot be copied"),
         ("Staged", COSTS, "costs are counted. Leave out exit_costs"),
         ("Base", {}, "nothing says what each costs"),
         ("Base", {"exit_costs": [0.5, 1.0]}, "exit_costs has 2 numbers"),

@@ -41,6 +41,35 @@ def test_standard_exits_stand_where_the_source_puts_them(architecture: str) -> N
     )
 
 
+class Attending(torch.nn.Module):
+    """Sixteen pixels attend to each other, in as fused a way as torch has."""
+
+    num_exits, num_classes = 1, 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = torch.nn.Linear(8, 4)
+
+    def begin(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(2).mean(1)[..., None].repeat(1, 1, 8)
+
+    def advance(self, features: torch.Tensor, exit_index: int) -> torch.Tensor:
+        return self.layer(features)
+
+    def classify(self, features: torch.Tensor, exit_index: int) -> torch.Tensor:
+        return self.head(features.mean(1))
+
+
+def test_attention_is_counted_however_it_is_computed() -> None:
+    # Mutant: torch's fused operators, of which its counter knows no products.
+    before = torch.backends.mha.get_fastpath_enabled()
+    layers, classifiers = multiply_adds(Attending().eval(), 4)  # type: ignore[arg-type]
+    queries_keys_values, products, out, feedforward = 16 * 8 * 24, 2 * 16 * 16 * 8, 16 * 8 * 8, 2 * 16 * 8 * 16
+    assert layers == [queries_keys_values + products + out + feedforward] and classifiers == [8 * 4]
+    assert torch.backends.mha.get_fastpath_enabled() == before
+
+
 @ALL_ARCHITECTURES
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "tiny-imagenet"])
 def test_every_registered_model_fits_every_data_set(architecture: str, dataset: str) -> None:

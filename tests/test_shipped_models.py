@@ -10,7 +10,7 @@ import torch
 
 from core.attacks import attack
 from core.attacks.spec import pgd
-from core.checkpoints import list_models, load_card, load_model, verify
+from core.checkpoints import checkpoints_folder, list_models, load_card, load_model, verify
 from core.data import open_image_set
 from core.evaluation import exit_logits
 from core.exits import ExitPolicy, decide, dynamic_agreement, run_dynamic
@@ -53,6 +53,11 @@ def test_card_matches_its_recipe_and_network(name: str) -> None:
     assert torch.allclose(model.std.flatten(), torch.tensor(card.std), atol=1e-6)
 
 
+def test_all_weights_together_are_small() -> None:
+    # Mutants: a backbone stored twice, or weights in 32 bits.
+    assert sum(file.stat().st_size for file in checkpoints_folder().glob("*/*.safetensors")) <= 100_000_000
+
+
 @pytest.mark.parametrize("name", PAIR)
 def test_final_exit_reaches_ninety_percent_on_the_test_images(name: str) -> None:
     # Mutant: weights of an unfinished training. That the card tells the truth is the next test.
@@ -86,11 +91,15 @@ def test_final_exit_of_an_all_exits_model_is_the_static_one(static: str, every_e
 
 @pytest.mark.slow
 @pytest.mark.data("cifar10:validation")
-def test_operating_points_are_those_of_validation() -> None:
-    # Mutant: points chosen on test images.
-    model, card = load_model(EARLY_EXIT)
+@pytest.mark.parametrize("name", [name for name in list_models() if load_card(name).num_exits > 1])
+def test_operating_points_are_those_of_validation(name: str) -> None:
+    # Mutants: points chosen on test images; a figure of validation typed into a card.
+    model, card = load_model(name)
     images = open_image_set("cifar10:validation")
-    measured = operating_points(exit_logits(model, images), images.labels, model.exit_costs)
+    logits = exit_logits(model, images)
+    measured = operating_points(logits, images.labels, model.exit_costs)
+    right = (logits.argmax(2) == images.labels[:, None]).double().mean(0)
+    assert right.tolist() == pytest.approx(card.validation_accuracy, abs=2e-3)
     assert [point.name for point in measured] == [point.name for point in card.operating_points]
     for new, old in zip(measured, card.operating_points, strict=True):
         assert new.threshold == pytest.approx(old.threshold, abs=0.0101)

@@ -470,6 +470,16 @@ def test_model_whose_shared_backbone_was_trained_again_is_refused(finished_stati
         ExitLensError, match=r"toy-all-exits stands on the weights of toy-static.*Train its exits again"
     ):
         load_model("toy-all-exits")
+    # Mutant: the state of the old training gone on with, to no epoch at all and a card that says the new weights.
+    with pytest.raises(ExitLensError, match="or on other weights of toy-static"):
+        train(recipe, training, training, state_folder=tmp_path, compiled=False)
+
+
+@pytest.mark.usefixtures("toy_registry")
+def test_a_borrowed_final_exit_is_not_calibrated() -> None:
+    # Mutant: a temperature put into the owner's tail, which this model does not store.
+    with pytest.raises(ExitLensError, match="is not its own to change"):
+        all_exits_recipe(calibrate=True)
 
 
 def test_backbone_of_another_architecture_or_of_no_model_is_refused(finished_static: ExitNetwork) -> None:

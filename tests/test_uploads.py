@@ -104,5 +104,8 @@ def test_uploads_are_an_image_set_with_a_key_of_their_own() -> None:
     assert image_set.class_names[image_set.labels[0]] == "cat" and len(image_set) == 2
     names = {uploaded_images("cifar10", *each).name for each in (([first], [3]), ([second], [3]), ([first], [4]))}
     assert len(names) == 3
+    # Mutant: no names where a data set's own files bring them, and a page that looks one up.
+    named = uploaded_images("tiny-imagenet", [torch.zeros(3, 64, 64, dtype=torch.uint8)], [1], ("goldfish", "shark"))
+    assert named.class_names == ("goldfish", "shark")
     with pytest.raises(ExitLensError, match="between 0 and 9"):
         uploaded_images("cifar10", [first], [10])

@@ -58,7 +58,7 @@ def own_pictures(setting: Setting) -> str | None:
             with st.container(key=f"own-{number}"):
                 st.image(picture.permute(1, 2, 0).numpy(), width=96, alt=f"{name}, resized")
                 labels.append(_shown_class(setting, name, answer, f"{number}-{crc32(picture.numpy().tobytes()):x}"))
-    image_set = uploaded_images(setting.card.dataset, pictures, labels)
+    image_set = uploaded_images(setting.card.dataset, pictures, labels, setting.card.class_names)
     st.session_state["uploads"] = {image_set.name: image_set}
     return image_set.name
 

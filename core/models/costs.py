@@ -1,10 +1,13 @@
 """Multiply-adds up to each exit."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 
 import torch
 from torch import nn
+from torch.backends import mha
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from core.models.classifiers import check_subset
 from core.models.protocol import ExitModel
@@ -29,7 +32,7 @@ def multiply_adds(model: ExitModel, image_size: int) -> tuple[list[int], list[in
     with torch.no_grad():
         parameter = next(iter(model.parameters())) if isinstance(model, nn.Module) else torch.zeros(())
         image = torch.zeros(1, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
-        with FlopCounterMode(display=False) as counter:
+        with _attention_in_the_open(), FlopCounterMode(display=False) as counter:
             features = model.begin(image)
             done = 0
             for exit_index in range(model.num_exits):
@@ -39,6 +42,18 @@ def multiply_adds(model: ExitModel, image_size: int) -> tuple[list[int], list[in
                 classifiers.append(counter.get_total_flops() // 2 - done - layers[-1])
                 done += layers[-1] + classifiers[-1]
     return layers, classifiers
+
+
+@contextmanager
+def _attention_in_the_open() -> Iterator[None]:
+    """Has attention computed product by product: torch counts none of what its fused operators do."""
+    was_fast = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        mha.set_fastpath_enabled(was_fast)
 
 
 def exit_costs(model: ExitModel, image_size: int) -> tuple[float, ...]:

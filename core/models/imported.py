@@ -1,5 +1,6 @@
 """Networks from elsewhere: an adapter that makes any module of the right shape an exit model."""
 
+import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -230,6 +231,14 @@ def check_behaviour(model: ImportedNetwork, images: Tensor) -> None:
                 raise ExitLensError(f"What feeds exit {exit_index + 1} is no tensor with one entry per image.")
             if not _agree(model.classify(features, exit_index), logits[:, exit_index]):
                 raise ExitLensError(f"Stopping at exit {exit_index + 1} gives other logits than the whole network.")
+        for exit_index in range(model.num_exits):  # earlier exits are passed over here: none may change what it reads
+            if not _agree(model.run_until(images, exit_index), logits[:, exit_index]):
+                raise ExitLensError(
+                    f"Running to exit {exit_index + 1} alone gives other logits than the whole network: an earlier "
+                    "exit changes what it reads. Leave out layers that work in place at the start of an exit."
+                )
+    with foreign_code("Copying the network", "Keep what cannot be copied, such as locks and open files, out of it."):
+        copy.deepcopy(model)
 
 
 def _check_layers(network: nn.Module, exit_layers: tuple[str, ...], num_exits: int) -> None:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.checkpoints import load_model
+from core.checkpoints import load_card, load_model
 from core.data import ImageSet
 from core.errors import ExitLensError
 from core.evaluation import exit_logits
@@ -206,6 +206,12 @@ def _has_compiler() -> bool:
     return False
 
 
+def _state_key(recipe: Recipe) -> str:
+    """All that a saved state depends on: the recipe, and the weights of the model whose backbone it takes."""
+    owner = load_card(recipe.backbone_of).weights_sha256 if recipe.backbone_of else ""
+    return recipe.training_key + owner
+
+
 def _restore(
     state_file: Path, recipe: Recipe, model: ExitNetwork, optimizer: torch.optim.Optimizer
 ) -> tuple[int, float]:
@@ -217,10 +223,11 @@ def _restore(
         raise ExitLensError(
             f"{state_file} is damaged ({type(error).__name__}). Remove that folder to start the training over."
         ) from error
-    if state["recipe"] != recipe.training_key:
+    if state["recipe"] != _state_key(recipe):
+        on_others = f", or on other weights of {recipe.backbone_of}" if recipe.backbone_of else ""
         raise ExitLensError(
-            f"{state_file} was made by another recipe of the same name. Remove that folder to start over, or "
-            "give the changed recipe another name."
+            f"{state_file} was made by another recipe of the same name{on_others}. Remove that folder to start over, "
+            "or give the changed recipe another name."
         )
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
@@ -234,7 +241,7 @@ def _save(
     state_file.parent.mkdir(parents=True, exist_ok=True)
     partial = state_file.with_suffix(".partial")
     state = {
-        "recipe": recipe.training_key,
+        "recipe": _state_key(recipe),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "epoch": epoch,

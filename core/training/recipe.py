@@ -70,6 +70,11 @@ class Recipe:
             raise ExitLensError(
                 f"Recipe {self.name!r} weighs {len(self.exit_weights)} exits but has {len(self.exit_positions)}."
             )
+        if self.backbone_of is not None and self.calibrate:
+            raise ExitLensError(
+                f"Recipe {self.name!r} calibrates exits on the backbone of {self.backbone_of}, whose final exit is not "
+                "its own to change. Leave out calibrate."
+            )
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ExitLensError(f"The name {self.name!r} becomes a folder: use letters, digits, '-', '_' and '.' only.")
         allowed = {
