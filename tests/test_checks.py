@@ -58,6 +58,13 @@ class Flat(nn.Module):
         return self(images)[:, exit_index]
 
 
+class FlatAtBlack(Flat):
+    """Flat at black images alone."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner(images * (images.detach().amax(dim=(1, 2, 3), keepdim=True) > 0))
+
+
 def test_a_plain_attack_on_a_plain_model_gets_no_note():
     """Mutant: a check that always fires."""
     images = toy_images(40)
@@ -80,6 +87,12 @@ def test_a_flat_loss_is_found():
     """Mutant: gradients of the perturbed images, or of the mean over images."""
     found = checked(Flat(), final(), toy_images(12, image_size=2))
     assert "zero-gradient" in codes(found)
+    images = toy_images(12, image_size=2)
+    images[:4] = 0
+    found = checked(FlatAtBlack(), final(random_start=True), images)  # no perturbed image is black
+    assert next(note.text for note in found.notes if note.code == "zero-gradient").startswith(
+        "The loss is flat at 4 of 12 attackable images"
+    )
 
 
 def test_saturation_is_said_with_its_counts():
