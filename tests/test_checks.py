@@ -154,7 +154,7 @@ def test_success_that_does_not_grow_with_the_radius_is_found():
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_saturation_names_the_reach_of_any_attack(spec, said):
+def test_saturation_names_the_strength_of_any_attack(spec, said):
     """Mutant: a length of L2, or none at all, written as a change of pixels."""
     model, images = toy_model(), toy_images(20)
     result = result_of(spec, images, model, hits=20)

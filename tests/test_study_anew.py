@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from test_study_placements import ALL, write_project
 from test_study_placements import STUDY as PLACES
-from toy_study import run_toys
+from toy_study import finished
 
 from core.exits import ExitPolicy
 from core.study.differences import summary_differences
@@ -41,19 +41,8 @@ fallback = "most_confident"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One finished study of toys and their placements."""
-    import toys
-
-    from core.datasets import DATASETS
-    from core.models import ARCHITECTURES
-
-    place = tmp_path_factory.mktemp("project")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(DATASETS, "toy", toys.TOY_DATASET)
-        patch.setitem(ARCHITECTURES, "toy", toys.TOY_ARCHITECTURE)
-        for name, value in write_project(place).items():
-            patch.setenv(name, value)
-        run_toys(place / "study", TEXT)
-        yield place / "study"
+    with finished(tmp_path_factory.mktemp("project"), TEXT, write_project) as place:
+        yield place
 
 
 @pytest.fixture

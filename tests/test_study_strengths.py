@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from toy_study import EARLY, STATIC, STUDY, run_toys, write_project
+from toy_study import EARLY, STATIC, STUDY, finished
 
 from core.checkpoints import load_card
 from core.metrics import rate
@@ -50,19 +50,8 @@ threshold = [0.6, 0.9]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One finished study of toys."""
-    import toys
-
-    from core.datasets import DATASETS
-    from core.models import ARCHITECTURES
-
-    place = tmp_path_factory.mktemp("project")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(DATASETS, "toy", toys.TOY_DATASET)
-        patch.setitem(ARCHITECTURES, "toy", toys.TOY_ARCHITECTURE)
-        for name, value in write_project(place).items():
-            patch.setenv(name, value)
-        run_toys(place / "study", TEXT)
-        yield place / "study"
+    with finished(tmp_path_factory.mktemp("project"), TEXT) as place:
+        yield place
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ import json
 import os
 import resource
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 import toys
 
@@ -143,6 +145,20 @@ def know_toys(variables: dict[str, str]) -> None:
 def run_toys(out: Path, text: str = STUDY) -> Study:
     """Runs a study in this process, where the toy names are known."""
     return run_study(parse_study(text, "test"), text, out, workers.here, cancel=threading.Event())
+
+
+@contextmanager
+def finished(
+    folder: Path, text: str = STUDY, write: Callable[[Path], dict[str, str]] = write_project
+) -> Iterator[Path]:
+    """The folder of a finished study; toys, and what ``write`` puts in place, are known as long as this lasts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS, "toy", toys.TOY_DATASET)
+        patch.setitem(ARCHITECTURES, "toy", toys.TOY_ARCHITECTURE)
+        for name, value in write(folder).items():
+            patch.setenv(name, value)
+        run_toys(folder / "study", text)
+        yield folder / "study"
 
 
 def run_as_process(variables: dict[str, str], out: Path, text: str = STUDY) -> None:

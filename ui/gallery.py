@@ -181,7 +181,7 @@ def _tiles(rows: pd.DataFrame, pictures: list[Picture], gallery: Gallery) -> Non
                 st.button(answers, key=f"open-{address}", type="tertiary", on_click=open_example, args=(address,))
                 notes = [picture.instead, "" if example.is_current else "made on earlier weights"]
                 st.caption(
-                    f"{labels[example.source]}  \n{attack_label(example.attack_name)}{_reach(example)} · "
+                    f"{labels[example.source]}  \n{attack_label(example.attack_name)}{_strength(example)} · "
                     f"fools {example.num_fooled} of {example.num_shown}  \n{_exits(example, gallery)}"
                     + "".join(f"  \n{note}" for note in notes if note)
                 )
@@ -259,7 +259,7 @@ def model_labels(kept: Kept) -> dict[str, str]:
     return {name: f"{label} ({name})" if shared.count(label) > 1 else label for name, label in labels.items()}
 
 
-def _reach(example: KeptExample) -> str:
+def _strength(example: KeptExample) -> str:
     if example.epsilon >= 1:
         return ""  # nothing bounds it
     return f" {strength_words(norm_of(example.attack_name), example.epsilon)}"
