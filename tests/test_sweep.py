@@ -127,6 +127,29 @@ def test_tolerances_are_three_times_how_far_the_copy_leads_otherwise():
         assert tolerance == pytest.approx(3 * max(apart))
 
 
+@pytest.mark.parametrize(("num_images", "is_compared"), [(1, False), (2, True), (20, True)])
+def test_a_copy_is_compared_on_sixteen_images_of_all_radii_or_not_at_all(monkeypatch, num_images, is_compared):
+    """Mutant: a tolerance from the one image of a batch, or from clean images alone."""
+    model, images, seen = toy_model(num_exits=3), toy_images(num_images), []
+
+    def watched(model: ExitNetwork, search: PreparedModel, images: Tensor) -> Tensor:
+        seen.append(images)
+        return tolerances(model, search, images)
+
+    monkeypatch.setattr("core.attacks.sweep.tolerances", watched)
+    search, spec = off_by_a_little(model, 0.01), PRESETS["fgsm"]()
+    with limited_to(1):
+        sweep = sweep_fgsm(model, images, labels_of(images), spec, POLICY, EPSILONS, search=search)
+    if is_compared:
+        (compared,) = seen
+        moved = {round(min((one - image).abs().amax().item() for image in images) * 255, 1) for one in compared}
+        assert len(compared) == 16
+        assert len(moved & {0, 0.5, 1, 2, 4, 8, 16}) >= 4
+    else:
+        assert not seen
+        assert sweep.num_doubtful == num_images * (len(EPSILONS) + 1)
+
+
 def test_cancel_ends_a_sweep_after_the_batch():
     """Mutant: a token that nobody looks at."""
     cancel, model, images, seen = threading.Event(), toy_model(), toy_images(9), []

@@ -25,7 +25,7 @@ from core.models.prepared import PreparedModel
 from core.progress import CancelToken, Progress, end_if
 from core.side_by_side import side_by_side
 
-_NUM_COMPARED = 16
+_NUM_COMPARED = 16  # fewer say too little of how far a copy is from its model, which then judges all itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,12 +123,10 @@ def sweep_fgsm(
             at = batch.clone().requires_grad_(True)
             loss = objective_loss(seen(at), batch_labels, applied, policy)
             (gradient,) = torch.autograd.grad(loss.sum(), at)
-            stepped = [batch, *(_step(batch, gradient, epsilon) for epsilon in epsilons)]
-            if search and tolerance is None:
-                # Of each image another radius: attacked images move a copy's logits further than clean ones.
-                some = [stepped[row % len(stepped)][row] for row in range(min(len(batch), _NUM_COMPARED))]
-                tolerance = tolerances(model, search, torch.stack(some))
-            verdicts, shape = judge(model, torch.cat(stepped), judged_under, search, tolerance), (-1, len(batch))
+            everything = torch.cat([batch, *(_step(batch, gradient, epsilon) for epsilon in epsilons)])
+            if search and tolerance is None and len(everything) >= _NUM_COMPARED:
+                tolerance = tolerances(model, search, _some(everything))
+            verdicts, shape = judge(model, everything, judged_under, search, tolerance), (-1, len(batch))
             made.append((verdicts.prediction.view(shape), verdicts.computed_exit.view(shape), verdicts.num_doubtful))
             with reporting:
                 done.append(len(batch))
@@ -157,6 +155,12 @@ def sweep_fgsm(
         precision=search.precision if search else str(images.dtype).removeprefix("torch."),
         num_doubtful=num_doubtful,
     )
+
+
+def _some(images: Tensor) -> Tensor:
+    """As many as are compared, of all radii: attacked images move a copy's logits further than clean ones."""
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:_NUM_COMPARED]
+    return images[chosen.to(images.device)]
 
 
 def _step(images: Tensor, gradient: Tensor, epsilon: float) -> Tensor:
