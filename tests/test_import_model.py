@@ -76,6 +76,15 @@ class Base(nn.Module):
         return self.answers(images)
 
 
+class Normalising(Base):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(3, 1, 1), persistent=False)
+
+    def forward(self, images):
+        return self.answers(images - self.shift)
+
+
 class Joined(Base):
     def forward(self, images):
         return torch.stack(self.answers(images), dim=1)
@@ -389,6 +398,16 @@ def test_maps_of_an_import_are_the_originals_or_there_is_a_reason(factory, card,
     torch.testing.assert_close(made.values, expected.values, rtol=1e-3, atol=1e-5)
     assert made.values.any()
     check_same_model(model, original(num_exits))
+
+
+def test_constants_of_an_import_move_with_it(project: Path) -> None:
+    # Mutant: pieces that are no part of the module, whose constants stay where they were traced.
+    imported(project, "Normalising", **LAYERS)
+    model, images = load_model("mine")[0], toy_images(2, dtype=torch.float32)
+    check_same_model(model, original())
+    moved = copy.deepcopy(model).to("meta")
+    for exit_index in range(3):
+        assert moved.run_until(images.to("meta"), exit_index).shape == (2, 4)
 
 
 def test_private_copy_of_an_import_owns_its_pieces(project: Path) -> None:

@@ -20,10 +20,11 @@ class _Tracer(ThreadTracer):
         return module_qualified_name in self.layers or super().is_leaf_module(m, module_qualified_name)
 
 
-class CutNetwork:
+class CutNetwork(nn.Module):
     """A network in pieces: from exit to exit, and from each exit to its logits.
 
-    The pieces share the network's own layers; nothing is hooked or copied, so threads may share them too.
+    The pieces share the network's own layers; nothing is hooked or copied, so threads may share them too. It is a
+    module so that constants of the traced code, which the pieces hold themselves, move with the network.
     """
 
     def __init__(self, network: nn.Module, exit_layers: Sequence[str]) -> None:
@@ -36,6 +37,7 @@ class CutNetwork:
         Raises:
             ExitLensError: If the network cannot be traced, or an exit depends on more than its layer.
         """
+        super().__init__()
         with foreign_code("Tracing the network", "Without exit_layers, give exit_costs: it then computes all exits."):
             graph = _Tracer(exit_layers).trace(network)
         (images, *others), answers = graph.find_nodes(op="placeholder"), graph.output_node().args[0]
@@ -52,13 +54,8 @@ class CutNetwork:
         ]
         for index, (fork, own, later) in enumerate(zip(forks[:-1], ends[:-1], steps[1:], strict=True)):
             _check_apart(network, own & later - {fork}, exit_layers[index], index + 1)
-        self._layers = [_piece(network, *cut) for cut in zip(starts[:-1], forks, steps, strict=True)]
-        self._classifiers = [_piece(network, *cut) for cut in zip(forks, answers, ends, strict=True)]
-
-    @property
-    def pieces(self) -> list[fx.GraphModule]:
-        """All pieces: each holds references of its own to the network's layers."""
-        return [*self._layers, *self._classifiers]
+        self.layers = nn.ModuleList(_piece(network, *cut) for cut in zip(starts[:-1], forks, steps, strict=True))
+        self.classifiers = nn.ModuleList(_piece(network, *cut) for cut in zip(forks, answers, ends, strict=True))
 
     def begin(self, images: Tensor) -> Tensor:
         """The images: the first piece starts from them."""
@@ -66,12 +63,12 @@ class CutNetwork:
 
     def advance(self, features: Tensor, exit_index: int) -> Tensor:
         """Features at an exit, from those at the exit before it or from the images."""
-        reached: Tensor = self._layers[exit_index](features)
+        reached: Tensor = self.layers[exit_index](features)
         return reached
 
     def classify(self, features: Tensor, exit_index: int) -> Tensor:
         """Logits (N, C) of an exit from the features that feed it."""
-        logits: Tensor = self._classifiers[exit_index](features)
+        logits: Tensor = self.classifiers[exit_index](features)
         return logits
 
 

@@ -17,7 +17,6 @@ from core.errors import ExitLensError
 from core.foreign import foreign_code
 from core.machine import Precision, search_precision
 from core.models.classifiers import ExitNetwork
-from core.models.cutting import CutNetwork
 from core.models.fusing import can_fuse, fuse
 from core.models.imported import ImportedNetwork
 from core.models.mobilenet import StridedDepthwise
@@ -149,7 +148,7 @@ def prepare(model: ExitNetwork | ImportedNetwork, precision: str) -> ExitModel |
     """
     if isinstance(model, ExitNetwork):
         ready = copy.deepcopy(model).eval().requires_grad_(False)
-        fold_norms(ready, [ready])
+        fold_norms(ready, ready)
         ready.to(memory_format=torch.channels_last)
         if precision == "bfloat16":
             _narrow(ready)
@@ -163,18 +162,17 @@ def prepare(model: ExitNetwork | ImportedNetwork, precision: str) -> ExitModel |
 
 def _prepare_imported(model: ImportedNetwork) -> ImportedNetwork | None:
     ready = copy.deepcopy(model).eval().requires_grad_(False)
-    pieces = ready.stages.pieces if isinstance(ready.stages, CutNetwork) else []
-    fold_norms(ready.network, [ready, *pieces])
+    fold_norms(ready.network, ready)
     ready.to(memory_format=torch.channels_last)
     return ready if _agree(model, ready) else None
 
 
-def fold_norms(network: nn.Module, holders: list[nn.Module]) -> int:
+def fold_norms(network: nn.Module, holder: nn.Module) -> int:
     """Folds each batch norm into the convolution before it, in place, where nothing else reads the convolution.
 
     Args:
         network: Traceable by ``torch.fx``, frozen and in eval mode.
-        holders: Modules in which the norms are replaced by identities: the network, and what shares its layers.
+        holder: Where the norms are replaced by identities: the network, or what holds it and shares its layers.
 
     Returns:
         How many were folded.
@@ -206,11 +204,10 @@ def fold_norms(network: nn.Module, holders: list[nn.Module]) -> int:
         )
         convolution.weight, convolution.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
         folded[norm] = nn.Identity()
-    for holder in holders:
-        for module in holder.modules():
-            for name, child in module.named_children():
-                if child in folded:
-                    setattr(module, name, folded[child])
+    for module in holder.modules():
+        for name, child in module.named_children():
+            if child in folded:
+                setattr(module, name, folded[child])
     return len(folded)
 
 
