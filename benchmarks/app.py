@@ -13,7 +13,7 @@ from playwright.sync_api import Locator, Page, TimeoutError, sync_playwright
 
 from benchmarks.many_kept import NUM_EXAMPLES, keep_many
 from benchmarks.serving import CHROMIUM, FLAGS, newcomer, served
-from benchmarks.waits import Wait, write_waits
+from benchmarks.waits import Wait
 
 RESULT = Path(__file__).parent / "app.json"
 READY = "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
@@ -51,11 +51,6 @@ def measure_app() -> list[Wait]:
             page.set_default_timeout(PATIENCE_MS)
             page.goto(f"{address}/gallery")
             return [*waits, _gallery_wait(page)]
-
-
-def write_result(waits: list[Wait]) -> Path:
-    """Writes ``benchmarks/app.json``."""
-    return write_waits(waits, RESULT)
 
 
 def _warm_waits(page: Page) -> Iterator[Wait]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from benchmarks.contenders import AS_LOADED, check_equal, contenders, measure_batch, ours_on
 from benchmarks.peers import versions_here
+from benchmarks.results import write_result
 from benchmarks.spared import dynamic_savings, exit_ratios, stopping_ratios, sweep_ratios
 from benchmarks.speed_page import PAGE, speed_page
 from core.attacks.spec import pgd
@@ -210,9 +211,7 @@ def measure_attacks(
             whole[group] = sorted(
                 [*kept, *({"section": name} | entry for entry in entries)], key=lambda e: SECTIONS.index(e["section"])
             )
-        text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
-        whole = json.loads(text)
-        file.write_text(text, encoding="utf-8")
+        whole = write_result(file, whole)
         page.write_text(speed_page(whole), encoding="utf-8")
         on_written(f"{name}: {time.perf_counter() - started:.0f} s")
     return whole

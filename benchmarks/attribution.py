@@ -6,7 +6,7 @@ Nothing else should run on the machine meanwhile.
 import time
 from pathlib import Path
 
-from benchmarks.waits import Wait, write_waits
+from benchmarks.waits import Wait
 from core.attribution import attribute
 from core.attribution_spec import METHODS, AttributionSpec
 from core.checkpoints import load_model
@@ -37,8 +37,3 @@ def measure_attribution(model_name: str = MODEL) -> list[Wait]:
         name = f"{facts.label} of one image at {card.num_exits} exits of {card.label}"
         waits.append(Wait(name, LIMITS.get(method, LIMIT_SECONDS), tuple(seconds[1:])))
     return waits
-
-
-def write_result(waits: list[Wait]) -> Path:
-    """Writes ``benchmarks/attribution.json``."""
-    return write_waits(waits, RESULT)

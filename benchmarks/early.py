@@ -10,15 +10,17 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.models import early_exit_cards
+from benchmarks.results import write_result
 from core.attacks.run import AttackProgress, attack
 from core.attacks.spec import early
-from core.checkpoints import list_models, load_card, load_model
+from core.checkpoints import load_model
 from core.data import open_image_set
 from core.early_tables import early_forms, early_row, spec_hash
 from core.early_transfer import early_exits_table, early_transfer_table, transfer_forms
 from core.errors import ExitLensError
 from core.exits import ExitPolicy
-from core.ladder import climb_ladder, ladder_steps
+from core.ladder import climb_ladder, ladder_steps, median_epsilon
 from core.machine import machine_facts
 from core.models.prepared import prepared
 
@@ -39,23 +41,19 @@ def measure_weak_exits(
     Args:
         images: Image set with its selection.
         file: Where the tables go, under ``ladder``, ``exits`` and ``transfer``.
+
+    Raises:
+        ExitLensError: If no early-exit model knows the images.
     """
     image_set = open_image_set(images)
     pixels, labels = image_set.pixels(), image_set.labels
-    models = {
-        card.name: load_model(card.name)[0]
-        for card in map(load_card, list_models())
-        if card.num_exits > 1 and card.dataset == image_set.dataset
-    }
-    if not models:
-        raise ExitLensError(f"No early-exit model here knows the images {images}. Choose images of a model's data set.")
+    models = {card.name: load_model(card.name)[0] for card in early_exit_cards(image_set)}
     found: dict[str, Any] = {"images": images, "threshold": POLICY.threshold, "machine": machine_facts()}
     ladders, exits, transfer = [], [], []
     for name, model in models.items():
         ladder = climb_ladder(model, pixels, labels, early(8 / 255), POLICY, image_set.image_ids)
-        counted = ladder[ladder.attackable]
-        median = float(counted.smallest_epsilon.fillna(float("inf")).median())
-        ladders.append({"model": name, "num_images": len(counted), "median_smallest_epsilon": median})
+        attackable = {"num_images": int(ladder.attackable.sum()), "median_smallest_epsilon": median_epsilon(ladder)}
+        ladders.append({"model": name, **attackable})
         ladders[-1]["steps"] = ladder_steps(ladder).to_dict("records")
         exits.append(early_exits_table(name, model, pixels, labels, WEAK_EXIT_EPSILON, POLICY))
         for form, spec in transfer_forms(TRANSFER_EPSILON).items():
@@ -69,7 +67,7 @@ def measure_weak_exits(
             "transfer": pd.concat(transfer).to_dict("records"),
         }
         done = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": []}
-        file.write_text(json.dumps(done | {"more": found}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_result(file, done | {"more": found})
     return found
 
 
@@ -95,13 +93,10 @@ def measure_early(
     """
     image_set = open_image_set(images)
     done = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": []}
-    cards = [load_card(name) for name in models or list_models()]
     if unknown := [form for form in forms or [] if form not in early_forms()]:
         raise ExitLensError(f"There is no form {unknown[0]!r}. Choose one of: {'; '.join(early_forms())}.")
     chosen = {form: spec for form, spec in early_forms().items() if forms is None or form in forms}
-    for card in cards:
-        if card.num_exits == 1 or card.dataset != image_set.dataset:
-            continue
+    for card in early_exit_cards(image_set, models):
         model, _ = load_model(card.name)
         for form, spec in chosen.items():
             asked = (spec_hash(spec), card.weights_sha256, images, POLICY.threshold)
@@ -122,5 +117,5 @@ def measure_early(
             only = early_row(form, result, model, names).to_dict("records")[0]
             row = {str(column): value for column, value in only.items()}
             done["rows"].append(row | {"machine": machine_facts()})
-            file.write_text(json.dumps(done, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_result(file, done)
             yield row

@@ -1,14 +1,15 @@
 """What slowdowns take from early exits: saving, efficacy with its floor, and accuracy beside them, as JSON."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.models import early_exit_cards
+from benchmarks.results import write_result
 from core.attacks.run import AttackProgress
 from core.attacks.spec import AttackSpec, SlowdownAttack, UniversalAttack
-from core.checkpoints import list_models, load_card, load_model
+from core.checkpoints import load_model
 from core.data import open_image_set
 from core.early_tables import spec_hash
 from core.exits import ExitPolicy
@@ -42,11 +43,12 @@ def measure_slowdown(
         images: Image set with its selection, none that a universal perturbation is fitted on.
         file: Where the rows go.
         on_progress: Called after each step.
+
+    Raises:
+        ExitLensError: If no early-exit model knows the images.
     """
     image_set, rows = open_image_set(images), list[dict[str, Any]]()
-    for card in map(load_card, list_models()):
-        if card.num_exits == 1 or card.dataset != image_set.dataset:
-            continue
+    for card in early_exit_cards(image_set):
         model, _ = load_model(card.name)
         for form, attack in FORMS.items():
             spec = ExperimentSpec(images, (card.name,), (card.name,), attack, POLICY)
@@ -70,5 +72,5 @@ def measure_slowdown(
                     "machine": machine_facts(),
                 }
             )
-            file.write_text(json.dumps({"rows": rows}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_result(file, {"rows": rows})
     return rows

@@ -1,6 +1,5 @@
 """Whether studies grow: peak memory and time per image on few and on many images, as JSON."""
 
-import json
 import multiprocessing
 import resource
 import tempfile
@@ -9,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import write_result
 from core.machine import machine_facts
 from core.study import workers
 from core.study.runner import run_study
@@ -54,7 +54,7 @@ def measure_studies(
             }
         )
     content = {"rows": rows, "machine": machine_facts()}
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_result(file, content)
     return rows
 
 

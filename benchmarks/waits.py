@@ -1,11 +1,11 @@
 """One kind of wait, measured some times against what is promised of it."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.results import write_result
 from core.machine import machine_facts
 
 
@@ -32,5 +32,5 @@ class Wait:
 def write_waits(waits: Sequence[Wait], result: Path) -> Path:
     """Writes waits and the facts of this machine as JSON."""
     facts = {"machine": machine_facts(), "waits": [asdict(wait) | {"median": wait.median} for wait in waits]}
-    result.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    write_result(result, facts)
     return result

@@ -3,7 +3,6 @@
 Needs requirements-bench.txt. The peers know one (N, C) tensor, so they are given the logits of the exit taken.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -113,9 +112,3 @@ def measure_white_box(
         "seconds": seconds,
         "machine": machine_facts(),
     }
-
-
-def write_result(rows: list[dict[str, Any]]) -> Path:
-    """Writes ``benchmarks/white_box.json``."""
-    RESULT.write_text(json.dumps({"rows": rows}, indent=2) + "\n", encoding="utf-8")
-    return RESULT

@@ -398,11 +398,12 @@ for measure in (bench.attacks, bench.early, bench.slowdown, bench.studies, bench
 @bench_commands.command("app")
 def bench_app() -> None:
     """How long the dashboard keeps a viewer waiting, in a real browser; writes benchmarks/app.json."""
-    from benchmarks.app import measure_app, write_result
+    from benchmarks.app import RESULT, measure_app
+    from benchmarks.waits import write_waits
 
     waits = measure_app()
     _print_waits(waits)
-    print(f"Wrote {write_result(waits)}.")
+    print(f"Wrote {write_waits(waits, RESULT)}.")
 
 
 @bench_commands.command("attribution")
@@ -411,11 +412,12 @@ def bench_attribution(
     device: Device = None,
 ) -> None:
     """How long the maps of one image take at all exits, method by method; writes benchmarks/attribution.json."""
-    from benchmarks.attribution import measure_attribution, write_result
+    from benchmarks.attribution import RESULT, measure_attribution
+    from benchmarks.waits import write_waits
 
     waits = measure_attribution(model)
     _print_waits(waits)
-    print(f"Wrote {write_result(waits)}.")
+    print(f"Wrote {write_waits(waits, RESULT)}.")
 
 
 def _print_waits(waits: list[Any]) -> None:

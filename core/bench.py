@@ -84,13 +84,15 @@ def white_box(
     device: Device = None,
 ) -> None:
     """Our worst case beside APGD on the exit taken (requirements-bench.txt); writes benchmarks/white_box.json."""
-    from benchmarks.white_box import measure_white_box, write_result
+    from benchmarks.results import write_result
+    from benchmarks.white_box import RESULT, measure_white_box
     from core.attacks.command import parse_length
 
     row = measure_white_box(model, images, parse_length(epsilon) or 0.0)
     for name, accuracy in row["accuracy"].items():
         print(f"{name:12} {100 * accuracy:5.1f} %")
-    print(f"Wrote {write_result([row])}.")
+    write_result(RESULT, {"rows": [row]})
+    print(f"Wrote {RESULT}.")
 
 
 def studies(

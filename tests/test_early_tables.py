@@ -9,9 +9,11 @@ import torch
 from test_early import final_answers
 from toys import toy_images, toy_model
 
+from benchmarks.results import write_result
 from core.attacks import PublishedEarlyAttack, attack
 from core.attacks.spec import early
 from core.attacks.success import SUCCESS_RULES
+from core.checkpoints import FOLDER_VARIABLE, pack_weights, save_model
 from core.early_tables import EARLY_FORMS, early_forms, early_row, eligible, first_success, spec_hash
 from core.early_transfer import RULES, early_exits_table, early_transfer_table, transfer_forms
 from core.errors import ExitLensError
@@ -151,8 +153,7 @@ def test_measuring_again_goes_on_where_it_ended(model, images, tmp_path: Path, m
     small = toy_model(dtype=torch.float32)
     card = toy_card(small, "toy-early-exit", image_set)
     monkeypatch.setattr(measuring, "open_image_set", lambda name: image_set)
-    monkeypatch.setattr(measuring, "list_models", lambda: [card.name])
-    monkeypatch.setattr(measuring, "load_card", lambda name: card)
+    monkeypatch.setattr(measuring, "early_exit_cards", lambda image_set, names=None: [card])
     monkeypatch.setattr(measuring, "load_model", lambda name: (small, card))
     monkeypatch.setattr(measuring, "early_forms", lambda: {"a": early(2 / 255), "b": early(4 / 255)})
     file = tmp_path / "early.json"
@@ -161,6 +162,33 @@ def test_measuring_again_goes_on_where_it_ended(model, images, tmp_path: Path, m
     assert len(json.loads(file.read_text())["rows"]) == 2
     more = measuring.measure_weak_exits("toy:test", file=file)
     assert {"ladder", "exits", "transfer"} <= set(more) and len(json.loads(file.read_text())["rows"]) == 2
+
+
+def test_measurements_are_written_as_json_that_any_reader_understands(tmp_path: Path):
+    """Mutant: the NaN of a median of no images, which is no JSON."""
+    file = tmp_path / "measured.json"
+    read = write_result(file, {"rows": ({"median": float("nan"), "far": [float("inf"), 1.5]}, {"name": "ε"})})
+    assert read == {"rows": [{"median": None, "far": [None, 1.5]}, {"name": "ε"}]}
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    assert json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse) == read
+
+
+@pytest.mark.parametrize("names", [None, ["toy-static"]])
+def test_measuring_early_exits_without_a_model_that_has_some_is_refused(names, tmp_path, monkeypatch, toy_registry):
+    """Mutant: nothing measured, and a file said to be written."""
+    from toys import answered_image_set, toy_card
+
+    from benchmarks.models import early_exit_cards
+
+    static = toy_model(num_exits=1, dtype=torch.float32)
+    images = answered_image_set(static)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    save_model(pack_weights(static, "float32"), toy_card(static, "toy-static", images))
+    with pytest.raises(ExitLensError, match=r"is no early-exit model that knows the images toy:test"):
+        early_exit_cards(images, names)
 
 
 def test_steps_to_a_goal_are_counted_to_the_goal(model, images):
