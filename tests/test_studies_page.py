@@ -1,5 +1,6 @@
 """The pages of studies and of placements: every verdict shown, numbers of the tables, pictures only where they are."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 from test_study_placements import ALL
 from test_study_placements import STUDY as PLACES
@@ -15,7 +17,9 @@ from toy_study import EARLY, STATIC, STUDY, run_toys, write_project
 
 from core.exits import ExitPolicy
 from core.study import claims
+from core.study.charts import labels_of
 from core.study.placing import all_exits_models, placed_rows, studied_rows, whole_answers
+from core.study.report import report_html
 from core.study.store import read_study, ship
 from core.study.summary import summary_table
 from ui import study_cache
@@ -54,8 +58,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
 @pytest.fixture
 def shelf(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Both studies where the dashboard looks, one as it ships; no other there."""
-    import streamlit as st
-
     st.cache_data.clear()
     st.cache_resource.clear()
     ship(folders["toys"], tmp_path / "results/toys")
@@ -120,6 +122,19 @@ def test_a_link_that_names_what_a_study_lacks_opens_the_first_there_is(shelf: Pa
     # Mutant: an error for the link of a study that was run anew with other settings.
     test = opened("studies", study="gone", study_strength="7/255")
     assert test.selectbox(key="study").value == "Toys" and test.selectbox(key="study_strength").value == "2/255"
+
+
+def test_a_model_that_cannot_stop_early_is_named_with_its_costs(shelf: Path) -> None:
+    # Mutant: costs that an owner gave shown as if they had been counted.
+    folder = shelf / "results/toys"
+    assert "Cannot stop early" not in words(opened("studies", study="Toys"))
+    told = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    told["models"][0]["stops_early"] = False
+    (folder / "study.json").write_text(json.dumps(told), encoding="utf-8")
+    label = labels_of(read_study(folder))[told["models"][0]["name"]]
+    st.cache_data.clear()
+    assert f"those their owners gave: {label}." in words(opened("studies", study="Toys"))
+    assert report_html(folder).count("cannot stop early") == 1
 
 
 def test_another_run_is_compared_by_its_differences(shelf: Path) -> None:

@@ -158,6 +158,9 @@ def test_early_share_of_making_counts_passes_until_the_first_wrong_answer() -> N
     # a: exits 1, 1, 2 and then, attacked once more, 2; b: the final one and exit 1; c was wrong from the start.
     assert dict(zip(found.image_ids, found.numerator.tolist(), strict=True)) == {"a": 2, "b": 1, "c": 0}
     assert dict(zip(found.image_ids, found.denominator.tolist(), strict=True)) == {"a": 4, "b": 2, "c": 0}
+    early = replace(early, stops_early=False)  # each of its passes goes through everything
+    (found,) = MEASURES["early_share_of_making"](tables)  # type: ignore[arg-type]
+    assert (found.numerator.sum(), found.denominator.sum()) == (0, 6)
 
 
 def test_own_attacks_count_only_under_the_policy_they_were_made_under(study_folder: Path) -> None:

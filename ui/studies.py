@@ -88,6 +88,8 @@ def facts(opened: Opened) -> None:
     policies = ", ".join(policy_words(policy.name) for policy in study.spec.policies)
     origin = "came with the project" if opened.place.is_shipped else "run on this machine"
     st.caption(f"{', '.join(named)} · {sets} · judged under {policies} · {origin}. Measured here.")
+    if given := [labels_of(study)[model.name] for model in study.models if not model.stops_early]:
+        st.caption(f"Cannot stop early, so their costs are those their owners gave: {', '.join(given)}.")
     if not study.is_complete:
         st.warning(
             f"{study.num_done} of {len(study.cells)} cells are done: what follows is about fewer images. "

@@ -125,7 +125,7 @@ class _Made:
         An attack on the exit taken goes no further than that, one on a chosen exit always up to there, and any other
         through the whole network. Forward and backward pass cost the same multiple of a forward one on both sides.
         """
-        fractions, objective = np.asarray(self.model.exit_costs), self.about["objective"]
+        fractions, objective = np.asarray(self.model.gradient_costs), self.about["objective"]
         if objective == "taken":
             done = fractions[self.exits]  # -1 is the final exit: without a sure one, everything is computed
         else:

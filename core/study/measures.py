@@ -240,7 +240,7 @@ def transfer_by_exit(tables: Tables) -> Iterator[Unit]:
 def _making_cost(model: StudyModel, rows: pd.DataFrame) -> pd.DataFrame:
     """Multiply-adds until an image is first wrong, by image; those that never are count with all steps."""
     exits, is_made = _passes(rows)
-    forward = np.asarray(model.exit_costs)[exits] * model.multiply_adds  # with its gradient it comes to three
+    forward = np.asarray(model.gradient_costs)[exits] * model.multiply_adds  # with its gradient it comes to three
     return pd.DataFrame(
         {"cost": 3 * (forward * is_made).sum(axis=1), "was_right": is_made[:, 0], "image_id": rows.image_id}
     ).groupby("image_id").agg({"cost": "mean", "was_right": "all"})  # fmt: skip
@@ -281,7 +281,7 @@ def early_share_of_making(tables: Tables) -> Iterator[Unit]:
     for early in tables.models("early-exit"):
         if (rows := tables.steps(early)) is not None:
             exits, is_made = _passes(rows)
-            is_early = np.asarray(early.exit_costs)[exits] <= 0.5
+            is_early = np.asarray(early.gradient_costs)[exits] <= 0.5
             passes = pd.DataFrame(
                 {"early": (is_early & is_made).sum(axis=1), "made": is_made.sum(axis=1)}, index=rows.image_id
             )

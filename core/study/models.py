@@ -86,6 +86,7 @@ class StudyModel:
         policies: The study's policies as they apply to it, in order.
         hash: Of all that results depend on.
         surrogate: What it is a surrogate of; None for any other model.
+        stops_early: Whether it can stop at an exit; the costs of one that cannot are those its owner gave.
     """
 
     name: str
@@ -101,6 +102,12 @@ class StudyModel:
     policies: tuple[ExitPolicy, ...]
     hash: str
     surrogate: Surrogate | None = None
+    stops_early: bool = True
+
+    @property
+    def gradient_costs(self) -> tuple[float, ...]:
+        """Cost fraction of a pass to each exit and back, K of them: of the whole network where it cannot stop."""
+        return self.exit_costs if self.stops_early else (1.0,) * self.num_exits
 
     @property
     def num_exits(self) -> int:
@@ -136,4 +143,5 @@ class StudyModel:
             policies=tuple(policies),
             hash=model_hash(card),
             surrogate=surrogate,
+            stops_early=card.stops_early,
         )
