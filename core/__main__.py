@@ -209,14 +209,16 @@ def train(
     device: Device = None,
 ) -> None:
     """Train a model, going on where an earlier run stopped, and write its weights and card."""
-    from core.checkpoints import save_model
+    from core.checkpoints import checkpoints_folder, save_model
     from core.data import open_image_set
+    from core.export import check_can_be_written
     from core.training.finish import finish
     from core.training.loop import Epoch
     from core.training.loop import train as run_training
     from core.training.recipe import load_recipe
 
     chosen = load_recipe(recipe)
+    check_can_be_written((out or checkpoints_folder()) / chosen.name)
     training, validation = (open_image_set(f"{chosen.dataset}:{split}") for split in ("train", "validation"))
     test = open_image_set(f"{chosen.dataset}:test")
     bar = tqdm(unit="step", file=sys.stderr)

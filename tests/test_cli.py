@@ -409,6 +409,14 @@ def test_output_that_is_a_file_is_refused_in_one_line(command: Command, project:
     assert (project / "taken").read_text() == "mine"
 
 
+def test_a_model_that_could_not_be_written_is_not_trained(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutant: hours of training before the place is looked at.
+    monkeypatch.setattr("core.training.loop.train", lambda *_, **__: pytest.fail("trained"))
+    outcome = command("train", "cifar10-resnet56-static", "--out", "/proc")
+    assert outcome.status == 2 and outcome.err.count("\n") == 1
+    assert outcome.err.startswith("error: /proc/cifar10-resnet56-static cannot be written")
+
+
 def test_an_output_that_cannot_be_written_is_refused_before_the_attack(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
