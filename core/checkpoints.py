@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from core.metrics import OperatingPoint, Rate, rate
 from core.models import ARCHITECTURES, build_model
 from core.models.classifiers import ExitNetwork
 from core.models.imported import NETWORK_PREFIX, Imported, ImportedNetwork
+from core.models.weights import put_weights
 
 FOLDER_VARIABLE = "EXITLENS_CHECKPOINTS"
 WEIGHTS_FILE = "weights.safetensors"
@@ -225,21 +227,24 @@ def load_model(name: str, folder: Path | None = None) -> tuple[LoadedModel, Mode
             )
         backbone = _read_weights(owner, folder)
     # Outside the try: what is wrong with a factory is not the fault of the weights file.
-    imported = _imported_model(card, card.imported) if card.imported else None
+    network = _imported_network(card, card.imported) if card.imported else None
     try:
-        model = imported or build_model(card.architecture, card.dataset, card.exit_positions)
-        unpack_weights(imported.network if imported else model, payload, backbone)
-    except (SafetensorError, RuntimeError, ExitLensError) as error:
-        first = str(error).strip().splitlines()[-1].strip()
+        if network is None:
+            network = build_model(card.architecture, card.dataset, card.exit_positions)
+        unpack_weights(network, payload, backbone)
+    except (SafetensorError, ExitLensError) as error:
         raise ExitLensError(
-            f"{path} does not fit {card.architecture} with {card.num_exits} exits ({first})."
+            f"{path} does not fit {card.architecture} with {card.num_exits} exits ({error})."
         ) from error
+    # Adapted once it is filled: cutting a network keeps what its code computes from buffers alone.
+    is_own = isinstance(network, ExitNetwork) and not card.imported
+    model: LoadedModel = network if is_own else _adapted(network, card)  # type: ignore[assignment]
     if (card.num_classes, len(card.class_names)) != (model.num_classes, model.num_classes):
         raise ExitLensError(
             f"{path.parent / CARD_FILE} names {len(card.class_names)} classes, the network has {model.num_classes}."
         )
     model.exit_costs = card.exit_costs  # a test counts them again
-    if not imported:
+    if is_own:
         model.to(memory_format=torch.channels_last)  # the same numbers in the order that convolutions read fastest
     return model.to(compute_device()).eval().requires_grad_(False), card
 
@@ -260,17 +265,22 @@ def _read_weights(card: ModelCard, folder: Path | None) -> bytes:
     return payload
 
 
-def _imported_model(card: ModelCard, imported: Imported) -> ImportedNetwork:
+def _imported_network(card: ModelCard, imported: Imported) -> nn.Module:
     check_trusted(imported.factory, card.name)
+    return build_network(imported.factory)
+
+
+def _adapted(network: nn.Module, card: ModelCard) -> ImportedNetwork:
+    assert card.imported
     return ImportedNetwork(
-        build_network(imported.factory),
+        network,
         num_exits=card.num_exits,
         num_classes=card.num_classes,
         image_size=card.image_size,
         mean=card.mean,
         std=card.std,
         exit_layers=tuple(layer.removeprefix(NETWORK_PREFIX) for layer in card.exit_layers),
-        class_order=imported.class_order,
+        class_order=card.imported.class_order,
     )
 
 
@@ -282,7 +292,9 @@ def pack_weights(model: nn.Module, storage: Storage, *, with_backbone: bool = Tr
         storage: Number format of the weight matrices.
         with_backbone: False where the backbone is another model's and stored with that one.
     """
-    narrow = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
+    narrow = {
+        name for name, parameter in model.named_parameters() if parameter.ndim > 1 and parameter.is_floating_point()
+    }
     dtype = torch.float16 if storage == "float16" else torch.float32
     state = {
         # Cloned: the format refuses tensors that share memory, as tied weights do.
@@ -294,13 +306,16 @@ def pack_weights(model: nn.Module, storage: Storage, *, with_backbone: bool = Tr
 
 
 def unpack_weights(model: nn.Module, payload: bytes, backbone: bytes | None = None) -> None:
-    """Puts a packed state into a model, as loading does; the backbone from another model's file where one is given."""
+    """Puts a packed state into a model, as loading does; the backbone from another model's file where one is given.
+
+    Raises:
+        ExitLensError: If it does not fit.
+        SafetensorError: If it is none.
+    """
     state = load_tensors(payload)
     if backbone is not None:
         state |= {key: tensor for key, tensor in load_tensors(backbone).items() if key.startswith(BACKBONE)}
-    model.load_state_dict(
-        {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
-    )
+    put_weights(model, {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()})
 
 
 def save_model(payload: bytes, card: ModelCard, folder: Path | None = None) -> Path:
@@ -320,6 +335,12 @@ def save_model(payload: bytes, card: ModelCard, folder: Path | None = None) -> P
             partial.write_bytes(content)
             partial.replace(place / name)
     except OSError as error:
+        with suppress(OSError):  # nothing half written stays; a folder that held a model before is kept
+            for partial in place.glob("*.partial"):
+                partial.unlink()
+            if not (place / CARD_FILE).exists():
+                (place / WEIGHTS_FILE).unlink(missing_ok=True)
+                place.rmdir()
         raise ExitLensError(f"{place} cannot be written ({error.strerror}). Choose another place.") from error
     return place
 

@@ -91,7 +91,10 @@ def build_network(factory: str) -> nn.Module:
         raise ExitLensError(
             f"{factory} returned an object of type {type(network).__name__}; a torch.nn.Module is needed."
         )
-    return network.float().eval()
+    with foreign_code(f"Setting the network of {factory} to float32 and eval mode"):
+        network.float()
+        network.eval()  # not chained: a network's own ``train`` may return nothing
+    return network
 
 
 def trust(factory: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from itertools import chain
 from typing import Literal, cast, get_args
 
 import torch
@@ -35,9 +36,9 @@ def compute_device() -> torch.device:
 
 
 def device_of(model: object) -> torch.device:
-    """Where a model's weights are; the processor for a model without any."""
-    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    return torch.device("cpu") if parameter is None else parameter.device
+    """Where a model's weights, or else its buffers, are; the processor for a model without any."""
+    tensor = next(chain(model.parameters(), model.buffers()), None) if isinstance(model, nn.Module) else None
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 def wait_for(device: torch.device) -> None:

@@ -85,6 +85,55 @@ class Normalising(Base):
         return self.answers(images - self.shift)
 
 
+class Drawing(Base):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shift", 0.1 * torch.randn(3, 1, 1), persistent=False)
+
+    def forward(self, images):
+        return self.answers(images - self.shift)
+
+
+class Freezing(Base):
+    def train(self, mode=True):
+        super().train(False)
+
+
+class Versioned(Base):
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *others):
+        if local_metadata.get("version") != 2:
+            raise ValueError(f"version should be 2 instead of {local_metadata.get('version')}")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+
+
+class Refusing(Base):
+    def load_state_dict(self, state):
+        return super().load_state_dict(state)
+
+
+class Bufferless(Base):
+    def __init__(self):
+        super().__init__()
+        for module in list(self.modules()):
+            for name, parameter in list(module._parameters.items()):
+                if parameter is not None:
+                    del module._parameters[name]
+                    module.register_buffer(name, parameter.data)
+
+
+class Spectral(Base):
+    def __init__(self):
+        super().__init__()
+        self.tail_of_it = nn.Parameter(torch.polar(torch.ones(1, 4), torch.tensor([[0.0, 0.5, 1.0, 1.5]])))
+        self._parameters = dict(reversed(self._parameters.items()))
+
+    def forward(self, images):
+        first, second, final = self.answers(images)
+        return [first, second, (final * self.tail_of_it).imag + final]
+
+
 class Joined(Base):
     def forward(self, images):
         return torch.stack(self.answers(images), dim=1)
@@ -111,6 +160,19 @@ class Staged(Joined):
 
     def classify(self, features, exit_index):
         return (*self.exits, self.tail)[exit_index](features)
+
+
+class Narrow(Joined):
+    def forward(self, images):
+        return super().forward(images).bfloat16()
+
+
+class Doubling(Staged):
+    def forward(self, images):
+        return super().forward(images).double()
+
+    def classify(self, features, exit_index):
+        return super().classify(features, exit_index).double()
 
 
 class Shuffled(Base):
@@ -398,6 +460,65 @@ def test_maps_of_an_import_are_the_originals_or_there_is_a_reason(factory, card,
     torch.testing.assert_close(made.values, expected.values, rtol=1e-3, atol=1e-5)
     assert made.values.any()
     check_same_model(model, original(num_exits))
+
+
+@pytest.mark.parametrize(
+    ("factory", "card"),
+    [("Freezing", LAYERS), ("Versioned", LAYERS), ("Bufferless", LAYERS), ("Doubling", {}), ("Narrow", COSTS)],
+)
+def test_networks_of_unusual_build_are_imported(factory, card, project: Path) -> None:
+    # Mutants: ``eval`` chained though ``train`` returns nothing; versions of layers lost; the width of images taken
+    # from parameters alone; logits handed on in the width that they came in.
+    imported(project, factory, **card)
+    model, images = load_model("mine")[0], toy_images(64, dtype=torch.float32)
+    torch.testing.assert_close(model(images), original()(images), rtol=0, atol=0.02 if factory == "Narrow" else 1e-6)
+    assert model(images).dtype == torch.float32
+    policy = ExitPolicy(0.6)
+    assert dynamic_agreement(run_dynamic(model, images, policy), model(images), policy).num_different == 0
+    assert verify("mine", open_image_set("toy:test")).agrees
+
+
+def test_complex_weights_are_kept_whole(project: Path) -> None:
+    # Mutants: imaginary parts dropped when weights are packed; images made complex to count multiply-adds.
+    state = their_state(original()) | {"tail_of_it": torch.polar(torch.ones(1, 4), torch.tensor([[0.1, 0.2, 0.3, 3]]))}
+    imported(project, "Spectral", state=state, **COSTS)
+    model, images = load_model("mine")[0], toy_images(5, dtype=torch.float32)
+    torch.testing.assert_close(model.network.tail_of_it.data, state["tail_of_it"])
+    final = original()(images)[:, -1]
+    torch.testing.assert_close(model(images)[:, -1], final * (1 + state["tail_of_it"].imag))
+
+
+def test_what_is_not_stored_with_the_weights_is_not_measured(project: Path) -> None:
+    # Mutant: the card of the network in memory, which nobody can load again.
+    assert "gives other logits" in refused(project, "Drawing", **LAYERS)
+
+
+def test_network_that_refuses_its_weights_is_one_sentence(project: Path) -> None:
+    # Mutant: the TypeError of a ``load_state_dict`` of its own let through.
+    assert "Filling the network failed (TypeError" in refused(project, "Refusing", **LAYERS)
+
+
+def test_weights_of_another_kind_of_number_are_refused(project: Path) -> None:
+    # Mutant: quantised integers cast to weights.
+    state = {
+        key: tensor.to(torch.int8) if tensor.ndim > 1 else tensor for key, tensor in their_state(original()).items()
+    }
+    assert "is of torch.int8, where the network has torch.float32" in refused(project, state=state, **LAYERS)
+
+
+def test_a_disk_that_fills_up_leaves_no_half_of_a_model(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutant: a folder without a card, which the next try finds "there already".
+    write = Path.write_bytes
+
+    def fails(path: Path, content: bytes) -> int:
+        if path.name.startswith("card"):
+            raise OSError(28, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", fails)
+    assert "No space left" in refused(project, **LAYERS)
+    monkeypatch.undo()
+    assert not (project / "checkpoints/mine").exists()
 
 
 def test_constants_of_an_import_move_with_it(project: Path) -> None:

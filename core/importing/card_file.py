@@ -89,8 +89,8 @@ def load_card_file(path: Path) -> CardFile:
         raise ExitLensError(f"The card file {path} is neither valid TOML nor JSON ({error}).") from error
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ExitLensError(f"The card file {path}: {field}: {first['msg']}. See docs/import-model.md.") from error
+        field = "".join(f"{part}: " for part in first["loc"])
+        raise ExitLensError(f"The card file {path}: {field}{first['msg']}. See docs/import-model.md.") from error
     except ExitLensError as error:
         raise ExitLensError(f"The card file {path}: {error}. See docs/import-model.md.") from error
 

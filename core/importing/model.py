@@ -9,9 +9,18 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from core.checkpoints import ModelCard, accuracies, checkpoints_folder, list_models, load_card, pack_weights, save_model
+from core.checkpoints import (
+    ModelCard,
+    accuracies,
+    checkpoints_folder,
+    list_models,
+    load_card,
+    pack_weights,
+    save_model,
+    unpack_weights,
+)
 from core.data import ImageSet, open_image_set
 from core.datasets import DATASETS
 from core.errors import ExitLensError
@@ -66,17 +75,22 @@ def import_model(factory: str, weights: Path, card_file: Path, folder: Path | No
     fill(network, read_state(weights, told.state_key), told.rename)
     notes: list[str] = []
     images = _measured_images(told.dataset, notes)
-    model, stated = _adapted(network, reference, told, images)
+    model, _ = _adapted(network, reference, told, images)
     _check_label(told, model, folder)
-    card, payload = _measured_card(told, model, stated, images, notes)
+    payload = pack_weights(model.network, "float32")
+    # What the card says is measured on what will be loaded.
+    again = build_network(reference)
+    unpack_weights(again, payload)
+    stored, stated = _adapted(again, reference, told, images)
+    _check_same(model, stored, _probes(images))
+    card = _measured_card(told, stored, stated, images, notes, hashlib.sha256(payload).hexdigest())
     trust(reference)
     return ImportedModel(save_model(payload, card, folder), card, tuple(notes))
 
 
 def _adapted(network: nn.Module, reference: str, told: CardFile, images: ImageSet) -> tuple[ImportedNetwork, Imported]:
     """The network behind its adapter, its behaviour checked on real images."""
-    facts = DATASETS[told.dataset]
-    probes = images.select(images.indices[:NUM_PROBES].tolist()).pixels()
+    facts, probes = DATASETS[told.dataset], _probes(images)
     with torch.no_grad(), foreign_code(f"Running the network on images of {facts.image_size}x{facts.image_size}"):
         _, num_exits, num_classes = joined(network(probes)).shape
     if num_classes != facts.num_classes:
@@ -95,6 +109,20 @@ def _adapted(network: nn.Module, reference: str, told: CardFile, images: ImageSe
     model.eval().requires_grad_(False)
     check_behaviour(model, probes)
     return model, Imported(reference, order, model.stops_early)
+
+
+def _probes(images: ImageSet) -> Tensor:
+    return images.select(images.indices[:NUM_PROBES].tolist()).pixels()
+
+
+@torch.no_grad()
+def _check_same(model: ImportedNetwork, stored: ImportedNetwork, probes: Tensor) -> None:
+    if not torch.allclose(model(probes), stored(probes), rtol=1e-4, atol=1e-4):
+        raise ExitLensError(
+            "Built anew and filled with the same weights, the network gives other logits: its factory draws or holds "
+            "something that its state dict lacks. Make it a parameter or a persistent buffer, and save the weights "
+            "again."
+        )
 
 
 def _class_order(told: CardFile, official: tuple[str, ...]) -> tuple[int, ...]:
@@ -162,11 +190,10 @@ def _measured_images(dataset: str, notes: list[str]) -> ImageSet:
 
 
 def _measured_card(
-    told: CardFile, model: ImportedNetwork, stated: Imported, images: ImageSet, notes: list[str]
-) -> tuple[ModelCard, bytes]:
+    told: CardFile, model: ImportedNetwork, stated: Imported, images: ImageSet, notes: list[str], weights_sha256: str
+) -> ModelCard:
     layers, classifiers = _multiply_adds(model)
     model.exit_costs = _given_costs(told, model) or subset_costs(layers, classifiers, range(model.num_exits))
-    payload = pack_weights(model.network, "float32")
     log.info("Measuring on %s images of %s …", f"{len(images):,}", images.name)
     test = accuracies(exit_logits(model, images), images.labels)
     points: tuple[OperatingPoint, ...] = ()
@@ -183,7 +210,7 @@ def _measured_card(
         notes.append(f"If it was trained on {validation.name}, its figures there are too good.")
     if not model.stops_early:
         notes.append("It cannot stop early, as nothing says which layers feed its exits: its costs are those you gave.")
-    card = ModelCard(
+    return ModelCard(
         name=told.name,
         dataset=told.dataset,
         architecture=told.architecture,
@@ -200,7 +227,7 @@ def _measured_card(
         mean=told.mean,
         std=told.std,
         storage="float32",
-        weights_sha256=hashlib.sha256(payload).hexdigest(),
+        weights_sha256=weights_sha256,
         test=test,
         test_set=images.name,
         validation_accuracy=validation_accuracy,
@@ -213,7 +240,6 @@ def _measured_card(
         machine=machine_facts(),
         imported=stated,
     )
-    return card, payload
 
 
 def _kind(model: ImportedNetwork) -> Literal["static", "early-exit"]:

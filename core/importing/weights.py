@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from core.errors import ExitLensError
 from core.foreign import foreign_code
+from core.models.weights import put_weights
 
 
 def read_state(path: Path, state_key: str = "") -> dict[str, Tensor]:
@@ -55,7 +56,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], rename: tuple[tuple[st
     """Puts a state dict into a network, every key renamed first.
 
     Raises:
-        ExitLensError: If keys are missing, unexpected or of another shape, or a rule cannot be applied.
+        ExitLensError: If the weights do not fit, or a rule cannot be applied.
     """
     renamed: dict[str, Tensor] = {}
     for key, tensor in state.items():
@@ -71,19 +72,11 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], rename: tuple[tuple[st
             raise ExitLensError(f"The rename rules make two keys into {new!r}; one of them is {key!r}.")
         renamed[new] = tensor
     try:
-        missing, unexpected = network.load_state_dict(renamed, strict=False)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise ExitLensError(f"The weights do not fit the network ({reason}).") from error
-    if missing or unexpected:
-        faults = [
-            f"{words}: {len(keys)}, the first {keys[0]!r}"
-            for keys, words in ((missing, "missing keys"), (unexpected, "unknown keys"))
-            if keys
-        ]
+        put_weights(network, renamed)
+    except ExitLensError as error:
         raise ExitLensError(
-            f"The weights do not fit the network ({'; '.join(faults)}). Change keys by rename in the card file."
-        )
+            f"The weights do not fit the network ({error}). Keys are changed by rename in the card file."
+        ) from error
 
 
 def _first_keys(content: object) -> str:

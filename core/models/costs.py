@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.backends import mha
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -30,8 +30,7 @@ def multiply_adds(model: ExitModel, image_size: int) -> tuple[list[int], list[in
     layers, classifiers = [], []
     # torch's counter counts two operations per multiply-add.
     with torch.no_grad():
-        parameter = next(iter(model.parameters())) if isinstance(model, nn.Module) else torch.zeros(())
-        image = torch.zeros(1, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
+        image = torch.zeros(1, 3, image_size, image_size).to(_real_tensor_of(model))
         with _attention_in_the_open(), FlopCounterMode(display=False) as counter:
             features = model.begin(image)
             done = 0
@@ -42,6 +41,12 @@ def multiply_adds(model: ExitModel, image_size: int) -> tuple[list[int], list[in
                 classifiers.append(counter.get_total_flops() // 2 - done - layers[-1])
                 done += layers[-1] + classifiers[-1]
     return layers, classifiers
+
+
+def _real_tensor_of(model: ExitModel) -> Tensor:
+    """A tensor in whose width and place the model takes images: networks may have buffers alone, or complex weights."""
+    tensors = chain(model.parameters(), model.buffers()) if isinstance(model, nn.Module) else ()
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
 
 
 @contextmanager

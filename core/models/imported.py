@@ -181,6 +181,7 @@ class ImportedNetwork(nn.Module):
         return (images - self.mean) / self.std
 
     def _official(self, logits: Tensor) -> Tensor:
+        logits = logits.to(self.mean.dtype)  # a network may answer in another width, as under autocast
         return logits[..., list(self.class_order)] if self.class_order else logits
 
 
