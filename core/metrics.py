@@ -14,6 +14,7 @@ from core.exits import ExitDecisions, ExitPolicy, Fallback, confidences, decide_
 NORMAL_QUANTILE = NormalDist().inv_cdf(0.975)
 THRESHOLDS = tuple(step / 100 for step in range(101))
 NUM_RESAMPLES = 10_000
+_NEAR_HALF = 0.1  # a mean cost further from a half is none
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,9 @@ def operating_points(logits: Tensor, labels: Tensor, exit_costs: Sequence[float]
     """The thresholds at which models are compared, chosen on these (validation) logits.
 
     ``loses_P_percent`` is the lowest threshold from which on every higher one keeps more than 1 - P/100 of
-    the final exit's accuracy; ``half_cost`` the one with mean cost nearest to 0.5; 0.9 is always there.
+    the final exit's accuracy; ``half_cost`` the one with mean cost nearest to 0.5. Where no threshold does so, the
+    point is left out: an exit that is wholly sure and wrong is left at however high the threshold. 0.9 is always
+    there.
 
     Args:
         logits: (N, K, C).
@@ -265,8 +268,11 @@ def operating_points(logits: Tensor, labels: Tensor, exit_costs: Sequence[float]
     for percent in (1, 5, 15):
         enough = [point.accuracy > final * (1 - percent / 100) for point in curve]
         lowest = max((index + 1 for index, fine in enumerate(enough) if not fine), default=0)
-        chosen.append((f"loses_{percent}_percent", curve[min(lowest, len(curve) - 1)]))
-    chosen.append(("half_cost", min(curve, key=lambda point: abs(point.mean_cost - 0.5))))
+        if lowest < len(curve):
+            chosen.append((f"loses_{percent}_percent", curve[lowest]))
+    nearest = min(curve, key=lambda point: abs(point.mean_cost - 0.5))
+    if abs(nearest.mean_cost - 0.5) <= _NEAR_HALF:
+        chosen.append(("half_cost", nearest))
     chosen.append(("threshold_0.90", curve[90]))
     return tuple(
         OperatingPoint(name, point.threshold, point.accuracy, point.mean_cost, point.exit_shares, point.num_images)

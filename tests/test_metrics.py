@@ -141,7 +141,6 @@ def test_operating_points_are_the_cheapest_thresholds_that_lose_little():
         "loses_1_percent": (0.61, 1.0),
         "loses_5_percent": (0.41, 0.96),
         "loses_15_percent": (0.0, 0.88),
-        "half_cost": (0.61, 1.0),
         "threshold_0.90": (0.9, 1.0),
     }
     # Cost by hand at 0.61: 44 leave at a quarter, 6 compute everything.
@@ -167,6 +166,17 @@ def test_a_threshold_counts_as_safe_only_if_every_higher_one_is():
     assert [accuracies[threshold] for threshold in (0.0, 0.41, 0.8, 0.81)] == pytest.approx([0.9, 0.8, 0.8, 0.9])
     points = {point.name: point.threshold for point in operating_points(logits, labels, COSTS)}
     assert (points["loses_1_percent"], points["loses_5_percent"], points["loses_15_percent"]) == (0.81, 0.81, 0.0)
+
+
+def test_a_point_that_no_threshold_meets_is_left_out():
+    """Mutant: the highest threshold told as one that loses little, the nearest cost told as half of it."""
+    # Exit 1 is wholly sure and wrong on 3 of 10 images: they leave there at every threshold.
+    logits = torch.zeros(10, 2, 2)
+    logits[:, :, 0] = 60
+    logits[:3, 0, 0] = -60
+    points = operating_points(logits, torch.zeros(10, dtype=torch.long), (0.8, 1.0))
+    assert [point.name for point in points] == ["threshold_0.90"]
+    assert points[0].accuracy == pytest.approx(0.7)
 
 
 def test_losing_is_relative_to_the_final_exit():
