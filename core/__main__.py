@@ -430,7 +430,12 @@ def _print_waits(waits: list[Any]) -> None:
 
 def _cancel_on_interrupt() -> threading.Event:
     token = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: token.set())
+
+    def stop(*_: object) -> None:
+        token.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one does not wait
+
+    signal.signal(signal.SIGINT, stop)
     return token
 
 
@@ -444,6 +449,9 @@ def main(run: Callable[[], None] = app) -> None:
         sys.exit(2)
     except Cancelled:
         print("Cancelled; nothing was written.", file=sys.stderr)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
         sys.exit(130)
 
 

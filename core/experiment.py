@@ -104,6 +104,16 @@ def twin_of(card: ModelCard, others: list[ModelCard]) -> ModelCard | None:
     return min(twins, key=standing, default=None)
 
 
+def counterpart_of(card: ModelCard, others: list[ModelCard]) -> ModelCard | None:
+    """The model of the other kind that accuracy and cost are compared with; None without one.
+
+    For exits on another's backbone that is the backbone's own model, which they differ from in nothing else; for any
+    other model its twin.
+    """
+    owner = next((other for other in others if other.name == card.shares), None)
+    return owner if owner and owner.kind != card.kind else twin_of(card, others)
+
+
 def standing(card: ModelCard) -> tuple[bool, int, str]:
     """What puts one model before another of its architecture and kind: the standard exits, then the lowest seed."""
     architecture = ARCHITECTURES.get(card.architecture)

@@ -1,7 +1,9 @@
 """Brings a data set to the data root: its official archive, checked, stored in the hub's layout."""
 
 import json
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from core.sources import ARCHIVE_SHARE, SOURCES, Report, opened_archive
 
 SPLITS = ("train", "test")  # the official files; ``validation`` is cut from the first
 _ROW_GROUP = 1000
+_SCRATCH, _DAY_SECONDS = ".fetch-", 86_400
 _SCHEMA = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())])
 
 
@@ -126,8 +129,9 @@ def _scratch_folder(folder: Path) -> Iterator[Path]:
     """A folder inside ``folder`` for unfinished files, which goes whatever happens; ``folder`` too if it is empty."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
         try:
-            with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
+            with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder) as scratch:
                 yield Path(scratch)
         finally:
             with suppress(OSError):  # it holds files
@@ -137,6 +141,13 @@ def _scratch_folder(folder: Path) -> Iterator[Path]:
             f"Cannot write to {folder} ({error.strerror or error}). Make room, or set {DATA_ROOT_VARIABLE} to a "
             "folder that can be written."
         ) from error
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what fetches left that were killed; one that runs has touched its folder within a day."""
+    for left in folder.glob(f"{_SCRATCH}*"):
+        if time.time() - max(file.stat().st_mtime for file in (left, *left.iterdir())) > _DAY_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _write_split(contents: Contents, split: str, dataset: Dataset, file: Path, report: Report) -> int:

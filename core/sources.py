@@ -3,17 +3,16 @@
 import hashlib
 import os
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from core.archives import CifarLayout, Contents, read_cifar, read_tiny_imagenet
 from core.datasets import Dataset
+from core.downloading import FAULTS, received
 from core.errors import ExitLensError
 from core.progress import Progress
 
@@ -21,6 +20,7 @@ TIMEOUT_SECONDS = 30.0  # without a single byte
 MAX_ARCHIVE_BYTES = 1_000_000_000  # four times the largest: a server that never ends must not fill the disk
 ARCHIVE_SHARE = 0.6  # of the progress of a fetch; the rest is for storing the images
 _CHUNK_BYTES = 1 << 16
+_MAX_WORDS = 120  # letters of what a server says of itself
 
 Report = Callable[[Progress], None]
 
@@ -127,19 +127,22 @@ def _local_file(path: str, wanted: str) -> IO[bytes]:
 
 def _download(name: str, address: str, file: IO[bytes], report: Report) -> str:
     """Writes what is at an address to a file; its md5."""
-    digest = hashlib.md5(usedforsecurity=False)
-    done = 0
-    try:
-        response = urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS)
-    except (OSError, HTTPException, ValueError) as error:
-        raise _unreachable(name, address, error) from error
-    with response:
-        total = response.length or 0
-        while chunk := _received(response, name, address):
-            file.write(chunk)
-            digest.update(chunk)
-            done += len(chunk)
-            _report_bytes(report, "downloading", done, total or SOURCES[name].num_bytes)
+    digest, done, total = hashlib.md5(usedforsecurity=False), 0, 0
+
+    def say() -> None:
+        _report_bytes(report, "downloading", done, total or SOURCES[name].num_bytes)
+
+    pieces = received(address, TIMEOUT_SECONDS, say)
+    # Closed by hand: what ends the download on this side must reach the other thread.
+    with closing(pieces):
+        while (piece := _next(pieces, name, address)) is not None:
+            if isinstance(piece, int):
+                total = piece
+                continue
+            file.write(piece)
+            digest.update(piece)
+            done += len(piece)
+            say()
             if done > MAX_ARCHIVE_BYTES:
                 raise ExitLensError(
                     f"{address} sends more than any of the archives holds. Use {SOURCES[name].address}."
@@ -151,12 +154,11 @@ def _download(name: str, address: str, file: IO[bytes], report: Report) -> str:
     return digest.hexdigest()
 
 
-def _received(response: Any, name: str, address: str) -> bytes:
+def _next(pieces: Iterator[int | bytes], name: str, address: str) -> int | bytes | None:
     try:
-        chunk: bytes = response.read1(_CHUNK_BYTES)
-    except (OSError, HTTPException) as error:
+        return next(pieces, None)
+    except FAULTS as error:
         raise _unreachable(name, address, error) from error
-    return chunk
 
 
 def _md5_of(file: IO[bytes], report: Report) -> str:
@@ -178,7 +180,8 @@ def _unreachable(name: str, address: str, error: Exception) -> ExitLensError:
     # A status such as 404 stands in the text of an HTTPError alone; other URLErrors wrap what happened.
     is_wrapper = isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
     reason = getattr(error, "reason", error) if is_wrapper else error
+    words = " ".join(str(getattr(reason, "strerror", None) or reason).split())[:_MAX_WORDS]
     return ExitLensError(
-        f"Cannot download {address} ({getattr(reason, 'strerror', None) or reason}): check the connection, or bring "
+        f"Cannot download {address} ({words}): check the connection, or bring "
         f"{SOURCES[name].file_name} from another machine and run `python -m core data fetch {name} --from FILE`."
     )

@@ -17,6 +17,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 import pyarrow.parquet as pq
 import pytest
@@ -374,6 +375,48 @@ def test_server_that_falls_silent_is_given_up(toy: Served, tmp_path: Path, monke
     refused("timed out", root=tmp_path / "data")
     silence.set()
     assert everything_below(tmp_path / "data") == []
+
+
+def test_silence_does_not_keep_anybody_from_cancelling(toy: Served, tmp_path: Path) -> None:
+    # Mutant: a token looked at between chunks alone, and half a minute until a server is given up.
+    silence, token, started = threading.Event(), threading.Event(), time.monotonic()
+    toy.in_the_middle = lambda: (token.set(), silence.wait(20))
+    with pytest.raises(Cancelled):
+        fetch("toy", root=tmp_path / "data", cancel=token)
+    silence.set()
+    assert time.monotonic() - started < 10
+    assert everything_below(tmp_path / "data") == []
+
+
+def test_what_a_killed_fetch_left_is_swept_after_a_day(toy: Served, tmp_path: Path) -> None:
+    # Mutant: archives that stay for good; the folder of a fetch that runs removed under it.
+    old, running = (tmp_path / f"data/toy/.fetch-{name}" for name in ("old", "running"))
+    for folder in (old, running):
+        folder.mkdir(parents=True)
+        (folder / "archive").write_bytes(b"half")
+        os.utime(folder, (0, 0))
+    os.utime(old / "archive", (0, 0))
+    fetch("toy", root=tmp_path / "data")
+    assert not old.exists() and running.exists()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 302 x\r\nLocation: /toy.tar.gz\r\n\r\n", b"garbage\r\nmore\r\n" * 99])
+def test_server_that_answers_strangely_is_one_sentence(answer: bytes, tmp_path: Path, toy: Served) -> None:
+    # Mutant: lines of the server's own words passed on, at any length.
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(answer)
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as strange:
+        thread = threading.Thread(target=strange.serve_forever, args=(0.02,))
+        thread.start()
+        message = refused(
+            "check the connection", origin=f"http://127.0.0.1:{strange.server_address[1]}/", root=tmp_path
+        )
+        strange.shutdown()
+        thread.join()
+    assert "check the connection" in message
 
 
 def test_server_that_never_ends_is_cut_off(toy: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

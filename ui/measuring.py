@@ -7,7 +7,7 @@ import streamlit as st
 from core.checkpoints import ModelCard
 from core.evaluation import Evaluation, EvaluationSpec
 from core.exits import ExitDecisions, ExitPolicy
-from core.experiment import twin_of
+from core.experiment import counterpart_of
 from core.metrics import Rate, rate_of
 from core.models.costs import static_fraction
 from ui import bound, cache, running
@@ -42,28 +42,34 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """The chosen model and, where there is one, its twin of the other kind, on the same images.
+    """The chosen model and, where there is one, its counterpart of the other kind, on the same images.
 
     Attributes:
         own: The chosen model.
-        twin: None without one.
+        counterpart: Its twin, or the model whose backbone it stands on; None without one.
         images: Which images, in words.
     """
 
     own: Measured
-    twin: Measured | None
+    counterpart: Measured | None
     images: str
+
+    @property
+    def relation(self) -> str:
+        """What the counterpart is to the chosen model, in words."""
+        stands_on_it = self.counterpart and self.own.card.shares == self.counterpart.card.name
+        return "the model whose backbone it stands on," if stands_on_it else "its twin"
 
     def of_kind(self, kind: str) -> Measured | None:
         """The one of a kind, if it is here."""
-        return next((each for each in (self.own, self.twin) if each and each.card.kind == kind), None)
+        return next((each for each in (self.own, self.counterpart) if each and each.card.kind == kind), None)
 
 
 def measured_pair(setting: Setting) -> Pair | None:
     """The controls, then progress or the outcome; None while there is none."""
     num_images, images = _images_control(setting)
-    twin = twin_of(setting.card, cache.cards()[0])
-    cards = [setting.card, twin] if twin else [setting.card]
+    other = counterpart_of(setting.card, cache.cards()[0])
+    cards = [setting.card, other] if other else [setting.card]
     specs = [EvaluationSpec(card.name, card.weights_sha256, setting.set_name, num_images) for card in cards]
     jobs = [cache.job_board().find(spec) for spec in specs]
     cancelled = any(job and job.was_cancelled for job in jobs)

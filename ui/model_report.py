@@ -7,7 +7,7 @@ import streamlit as st
 
 from core.card_text import POINT_NAMES, how_it_was_made
 from core.checkpoints import ModelCard
-from core.experiment import twin_of
+from core.experiment import counterpart_of
 from core.figures import StaticPoint, curve_figure, model_exits_figure
 from core.figures.theme import exit_names
 from core.model_tables import operating_points_table
@@ -21,8 +21,8 @@ from ui.words import help_of, meaning
 
 
 def headline(pair: Pair, setting: Setting) -> None:
-    """The model and its twin in one sentence and four numbers."""
-    own, twin, policy = pair.own, pair.twin, setting.policy
+    """The model and its counterpart in one sentence and four numbers."""
+    own, counterpart, policy = pair.own, pair.counterpart, setting.policy
     share, decisions = own.accuracy(policy)
     cost = decisions.costs(own.card.exit_costs).mean().item()
     relative = cost / own.static_cost
@@ -30,9 +30,9 @@ def headline(pair: Pair, setting: Setting) -> None:
     sentence = f"{glyph_label(own.card)} is right on **{rate_words(share)}**{at}"
     if own.card.num_exits > 1:
         sentence += f", for **{100 * relative:.0f} %** of the multiply-adds of a static network"
-    if twin:
-        other, _ = twin.accuracy(policy)
-        sentence += f"; its twin {glyph_label(twin.card)} on {rate_words(other)}"
+    if counterpart:
+        other, _ = counterpart.accuracy(policy)
+        sentence += f"; {pair.relation} {glyph_label(counterpart.card)} on {rate_words(other)}"
     st.markdown(f"{sentence}.")
     columns = st.columns(4)
     columns[0].metric("Right", f"{100 * share.value:.1f} %", help=f"{share.num_hits:,} of {share.num_images:,} images.")
@@ -42,8 +42,8 @@ def headline(pair: Pair, setting: Setting) -> None:
         f"{100 * relative:.0f} %",
         help=meaning("static cost", more="Here: multiply-adds done, over those."),
     )
-    if twin:
-        columns[3].metric(glyph_label(twin.card), f"{100 * other.value:.1f} %", help=rate_words(other))
+    if counterpart:
+        columns[3].metric(glyph_label(counterpart.card), f"{100 * other.value:.1f} %", help=rate_words(other))
     else:
         st.caption(f"No {_other_kind(own.card)} twin of this model is here to compare with.")
     st.caption(where_words(pair, setting))
@@ -150,9 +150,9 @@ def _operating_points(early: Measured, curve: pd.DataFrame, images: str) -> None
 
 
 def making_panel(card: ModelCard) -> None:
-    """Parameters, and how the model and its twin were made."""
+    """Parameters, and how the model and its counterpart were made."""
     st.subheader("How it was made")
-    for each in (card, twin_of(card, cache.cards()[0])):
+    for each in (card, counterpart_of(card, cache.cards()[0])):
         if each:
             st.markdown(f"**{glyph_label(each)}** · {how_it_was_made(each)}")
 

@@ -15,14 +15,14 @@ from ui.words import meaning
 def wall_clock_panel(pair: Pair, setting: Setting) -> None:
     """A button, progress, and the times as ratios with their spread."""
     st.subheader("Wall-clock", help=meaning("stops early"))
-    card, twin = pair.own.card, pair.twin
+    card, beside = pair.own.card, pair.counterpart
     if card.num_exits == 1:
         st.info("A static model cannot stop early, so there is nothing to time. Choose an early-exit model.")
         return
     if not card.stops_early:
         st.info("Nothing says which layers feed this model's exits, so it cannot stop early and be timed.")
         return
-    against = glyph_label(twin.card) if twin else "the same network without its early exits (its twin is not here)"
+    against = glyph_label(beside.card) if beside else "the same network without its early exits (its twin is not here)"
     st.caption(
         f"Times {glyph_label(card)}, really stopping at its exits, against {against}: the first {NUM_IMAGES} images "
         "or fewer, one by one and in one batch, both in turn, a first repeat not counted."
@@ -31,8 +31,8 @@ def wall_clock_panel(pair: Pair, setting: Setting) -> None:
     spec = TimingSpec(
         card.name,
         card.weights_sha256,
-        twin.card.name if twin else None,
-        twin.card.weights_sha256 if twin else "",
+        beside.card.name if beside else None,
+        beside.card.weights_sha256 if beside else "",
         setting.policy,
         setting.set_name,
     )
