@@ -13,7 +13,15 @@ from core.attacks.spec import fgsm, pgd
 from core.data import ImageSet
 from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy
-from core.experiment import Experiment, ExperimentSpec, attack_for, offered_in_order, run_experiment, twin_of
+from core.experiment import (
+    Experiment,
+    ExperimentSpec,
+    attack_for,
+    counterpart_of,
+    offered_in_order,
+    run_experiment,
+    twin_of,
+)
 from core.models.imported import Imported
 
 EARLY, STATIC = "toy-early-exit", "toy-static"
@@ -126,6 +134,18 @@ def test_of_several_twins_the_independent_one_with_standard_exits_and_lowest_see
     assert twin_of(late, cards) is static
     assert twin_of(every, cards) is None
     assert twin_of(every, [*cards, dataclasses.replace(static, name="static-2", seed=5)]).name == "static-2"
+
+
+@pytest.mark.usefixtures("toy_registry")
+def test_exits_on_a_backbone_are_set_beside_its_own_model() -> None:
+    # Mutants: no static model beside them, though theirs is here; an unrelated one of another seed.
+    early, static = (card for _, card in pair().values())
+    every = dataclasses.replace(early, name="a-all", shares=STATIC)
+    second = dataclasses.replace(static, name="a-static-2", seed=5)
+    assert counterpart_of(every, [second, every, early, static]) is static
+    assert counterpart_of(early, [every, early, static]) is static
+    assert counterpart_of(static, [every, early, static]) is early
+    assert counterpart_of(every, [every, early]) is None
 
 
 @pytest.mark.usefixtures("toy_registry")
