@@ -197,7 +197,36 @@ def load_card(name: str, folder: Path | None = None) -> ModelCard:
         raise ExitLensError(f"{path} is damaged (it does not describe {num_exits} exits). Restore the file.")
     if not (card.imported or card.architecture in ARCHITECTURES) or card.dataset not in DATASETS:
         raise ExitLensError(f"{path} asks for {card.architecture!r} on {card.dataset!r}, which this version lacks.")
+    if broken := _broken_rules(card):
+        raise ExitLensError(f"{path} is damaged (it needs {'; '.join(broken)}). Restore the file.")
     return card
+
+
+def _broken_rules(card: ModelCard) -> list[str]:
+    """What no card of a real model says otherwise."""
+    num_exits, costs = card.num_exits, card.exit_costs
+    rules = {
+        "exit_costs that rise from above 0 to 1": all(0 < cost <= 1 for cost in costs)
+        and list(costs) == sorted(set(costs))
+        and costs[-1] == 1,
+        f"a kind that fits {num_exits} exits": (card.kind == "early-exit") == (num_exits > 1),
+        # Whether a share is that of its counts, and both are true, is what ``verify`` measures.
+        "test accuracies in [0, 1] of some images": all(
+            0 <= share.num_hits <= share.num_images > 0 and 0 <= share.value <= 1 for share in card.test
+        ),
+        "validation_accuracy in [0, 1]": all(0 <= value <= 1 for value in card.validation_accuracy),
+        f"operating points within [0, 1] and with {num_exits} shares": all(
+            len(point.exit_shares) == num_exits
+            and all(0 <= value <= 1 for value in (point.threshold, point.accuracy, point.mean_cost, *point.exit_shares))
+            for point in card.operating_points
+        ),
+        f"multiply-adds of {num_exits} exits, or none": {
+            len(counts) for counts in (card.layer_multiply_adds, card.classifier_multiply_adds)
+        }
+        <= {0, num_exits},
+        "class_names that differ": len(set(card.class_names)) == len(card.class_names),
+    }
+    return [rule for rule, holds in rules.items() if not holds]
 
 
 def load_model(name: str, folder: Path | None = None) -> tuple[LoadedModel, ModelCard]:

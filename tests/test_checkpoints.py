@@ -38,6 +38,10 @@ from core.training.finish import finish, fit_temperature
 from core.training.recipe import Recipe
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
+POINT = {
+    "name": "loses_1_percent", "threshold": 0.9, "accuracy": 0.9, "mean_cost": 0.5, "exit_shares": [0.5, 0.25, 0.25],
+    "num_images": 12,
+}  # fmt: skip
 NAME = "toy-early-exit"
 
 
@@ -170,6 +174,23 @@ def test_weights_that_are_not_the_cards_are_refused_by_file_name(damage, folder:
         ({"exit_costs": [0.5, 1.0]}, "3 exits"),
         ({"architecture": "resnet9000"}, "resnet9000"),
         ({"dataset": "mnist"}, "mnist"),
+        ({"exit_costs": [5, -1, 1]}, "exit_costs that rise"),
+        ({"exit_costs": [float("nan")] * 3}, "exit_costs"),
+        ({"exit_costs": [0.2, 0.3, 0.4]}, "exit_costs that rise"),
+        ({"kind": "static"}, "a kind that fits 3 exits"),
+        (
+            {"test": [{"num_hits": 3, "num_images": 12, "value": 1.7, "low": 0, "high": 1}] * 3},
+            "test accuracies in [0, 1]",
+        ),
+        (
+            {"test": [{"num_hits": 0, "num_images": 0, "value": 0, "low": 0, "high": 1}] * 3},
+            "test accuracies in [0, 1]",
+        ),
+        ({"validation_accuracy": [0.5, 0.5, 7]}, "validation_accuracy"),
+        ({"operating_points": [POINT | {"threshold": 7}]}, "operating points"),
+        ({"operating_points": [POINT | {"exit_shares": [1.0]}]}, "operating points"),
+        ({"layer_multiply_adds": [1]}, "multiply-adds of 3 exits"),
+        ({"class_names": ["red"] * 4}, "class_names that differ"),
     ],
 )
 def test_card_that_is_not_whole_or_not_its_own_is_refused_by_file_name(fields, named, folder: Path) -> None:

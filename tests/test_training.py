@@ -489,3 +489,10 @@ def test_backbone_of_another_architecture_or_of_no_model_is_refused(finished_sta
         loop.take_backbone(model, resnet_recipe(exits=(3,), backbone_of="toy-static"))
     with pytest.raises(ExitLensError, match="no model 'gone'"):
         loop.take_backbone(model, resnet_recipe(exits=(3,), backbone_of="gone"))
+
+
+def test_a_backbone_is_taken_from_the_model_that_stores_it() -> None:
+    # Mutant: hours of training for weights that name an owner whose file holds no backbone.
+    model = build_model("resnet56", "cifar10", (3,))
+    with pytest.raises(ExitLensError, match="Write backbone_of = 'cifar10-resnet56-static'"):
+        loop.take_backbone(model, resnet_recipe(exits=(3,), backbone_of="cifar10-resnet56-all-exits"))

@@ -167,7 +167,8 @@ def take_backbone(model: ExitNetwork, recipe: Recipe) -> None:
     """Copies the backbone of the finished model ``recipe.backbone_of`` into a new one and freezes it there.
 
     Raises:
-        ExitLensError: If there is no such model, or it is of another architecture or data set.
+        ExitLensError: If there is no such model, it is of another architecture or data set, or its backbone is
+            another's.
     """
     finished, card = load_model(recipe.backbone_of or "")
     alike = (card.architecture, card.dataset) == (recipe.architecture, recipe.dataset)
@@ -175,6 +176,11 @@ def take_backbone(model: ExitNetwork, recipe: Recipe) -> None:
         raise ExitLensError(
             f"Recipe {recipe.name!r} needs a backbone of {recipe.architecture} on {recipe.dataset}; {card.name} is "
             f"{card.architecture} on {card.dataset}."
+        )
+    if card.shares:
+        raise ExitLensError(
+            f"Recipe {recipe.name!r} takes the backbone of {card.name}, which itself stands on that of {card.shares}. "
+            f"Write backbone_of = {card.shares!r}."
         )
     model.backbone.load_state_dict(finished.backbone.state_dict())
     model.backbone.requires_grad_(False)
