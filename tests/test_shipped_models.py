@@ -24,6 +24,9 @@ ROOT = Path(__file__).parents[1]
 EARLY_EXIT, STATIC = "cifar10-resnet56-early-exit", "cifar10-resnet56-static"
 needs_static = pytest.mark.skipif(STATIC not in list_models(), reason=f"{STATIC} has not finished training")
 SHARED = {str(load_card(name).shares): name for name in list_models() if load_card(name).shares}
+# Final-exit accuracy; the README says what was wanted.
+REACHED = {"resnet56": 0.90, "mobilenet": 0.90, "vgg16": 0.91}
+TRAINED_WHOLE = [name for name in list_models() if load_card(name).shares is None]
 PAIR = (EARLY_EXIT, pytest.param(STATIC, marks=needs_static))
 
 
@@ -58,19 +61,21 @@ def test_all_weights_together_are_small() -> None:
     assert sum(file.stat().st_size for file in checkpoints_folder().glob("*/*.safetensors")) <= 100_000_000
 
 
-@pytest.mark.parametrize("name", PAIR)
-def test_final_exit_reaches_ninety_percent_on_the_test_images(name: str) -> None:
+@pytest.mark.parametrize("name", TRAINED_WHOLE)
+def test_final_exit_reaches_what_its_architecture_did(name: str) -> None:
     # Mutant: weights of an unfinished training. That the card tells the truth is the next test.
-    final = load_card(name).test[-1]
-    assert final.num_images == 9_980 and final.value >= 0.90
+    card = load_card(name)
+    assert card.test[-1].num_images == 9_980 and card.test[-1].value >= REACHED[card.architecture]
 
 
-def test_one_percent_of_accuracy_buys_half_of_the_cost() -> None:
-    # Mutant: label smoothing, which leaves every exit unsure and every image late.
-    card = load_card(EARLY_EXIT)
+@pytest.mark.parametrize("name", [name for name in TRAINED_WHOLE if load_card(name).num_exits > 1])
+def test_one_percent_of_accuracy_buys_half_of_the_cost(name: str) -> None:
+    # Mutant: label smoothing, which leaves every exit unsure and every image late; a first exit that knows nothing.
+    card = load_card(name)
     point = next(point for point in card.operating_points if point.name == "loses_1_percent")
     assert point.mean_cost <= 0.55
     assert point.accuracy > 0.99 * card.validation_accuracy[-1]
+    assert card.test[0].value >= 0.60
 
 
 @pytest.mark.slow
