@@ -145,9 +145,10 @@ def _scratch_folder(folder: Path) -> Iterator[Path]:
 
 def _sweep(folder: Path) -> None:
     """Removes what fetches left that were killed; one that runs has touched its folder within a day."""
-    for left in folder.glob(f"{_SCRATCH}*"):
-        if time.time() - max(file.stat().st_mtime for file in (left, *left.iterdir())) > _DAY_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob(f"{_SCRATCH}*/"):
+        with suppress(OSError):  # a fetch beside this one may end meanwhile
+            if time.time() - max(file.stat().st_mtime for file in (left, *left.iterdir())) > _DAY_SECONDS:
+                shutil.rmtree(left)
 
 
 def _write_split(contents: Contents, split: str, dataset: Dataset, file: Path, report: Report) -> int:
