@@ -3,10 +3,12 @@
 import threading
 
 import pytest
+import torch
 
 from core.errors import Cancelled, ExitLensError
 from core.progress import CancelToken
-from core.side_by_side import side_by_side
+from core.side_by_side import num_threads, side_by_side
+from core.study.threads import limited_to
 
 WAIT = 20
 
@@ -51,3 +53,31 @@ def test_a_wish_to_end_reaches_all() -> None:
     with pytest.raises(Cancelled):
         side_by_side(work, ("one", "other"), cancel)
     assert sorted(ended) == ["one", "other"]
+
+
+def test_what_starts_meanwhile_keeps_all_threads() -> None:
+    # Mutant: the share of a part left behind as the number of threads of all threads to come.
+    def of_a_new_thread() -> int:
+        found: list[int] = []
+        thread = threading.Thread(target=lambda: found.append(num_threads()))
+        thread.start()
+        thread.join()
+        return found[0]
+
+    def inner(key: int, cancel: object) -> tuple[int, int]:
+        return torch.get_num_threads(), of_a_new_thread()
+
+    def outer(key: int, cancel: object) -> tuple[int, int, dict[int, tuple[int, int]]]:
+        beside = []
+        other = threading.Thread(target=lambda: beside.append(side_by_side(inner, (1, 2))))
+        other.start()
+        other.join()
+        return torch.get_num_threads(), of_a_new_thread(), beside[0]
+
+    before = torch.get_num_threads()
+    with limited_to(4):
+        for own, of_new, beside in side_by_side(outer, (1, 2)).values():
+            assert (own, of_new) == (2, 4)
+            assert set(beside.values()) == {(2, 4)}
+        assert torch.get_num_threads() == of_a_new_thread() == 4
+    assert torch.get_num_threads() == of_a_new_thread() == before

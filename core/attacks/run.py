@@ -42,7 +42,7 @@ from core.metrics import Rate, rate_of
 from core.models import ExitModel
 from core.models.prepared import PreparedModel
 from core.progress import CancelToken, end_if
-from core.side_by_side import side_by_side
+from core.side_by_side import num_threads, side_by_side
 
 BATCH_SIZE = 128
 MIN_PIXELS = 4 * 32 * 32  # of images that are worth a thread of their own; on smaller ones threads wait for Python
@@ -286,7 +286,7 @@ def parts_of(images: Tensor, device: torch.device, search: PreparedModel | None)
     """
     num_images = len(images)
     is_compiled = search is not None and search.is_compiled  # anew for every number of images
-    num_parts = min(torch.get_num_threads(), num_images, num_images * images[0, 0].numel() // MIN_PIXELS)
+    num_parts = min(num_threads(), num_images, num_images * images[0, 0].numel() // MIN_PIXELS)
     if device.type != "cpu" or is_compiled or num_parts < 2:
         return [range(num_images)]
     ends = [num_images * number // num_parts for number in range(num_parts + 1)]
