@@ -61,6 +61,10 @@ EXPECTED = {
         {"first exit broken", "sent on to a wrong final exit"},
         {"wrong at the first exit when clean"},
     ),
+    "goal_reached_final": (
+        {"sent on to a wrong final exit", "only the final exit broken", "wrong at the final exit when clean"},
+        {"wrong at the final exit when clean"},
+    ),
     "goal_taken_final_kept": (
         {"first exit broken"},
         {"wrong at the first exit when clean", "wrong at the final exit when clean"},
@@ -202,7 +206,7 @@ def test_static_model_has_one_answer_no_early_exit_and_nothing_to_slow():
         ({"objective": "exit", "exit_index": 0}, "misclassified_taken"),
         ({"objective": "final"}, "misclassified_final"),
         ({"goal_class": 1}, "goal_reached"),
-        ({"objective": "final", "goal_class": 1}, "goal_reached"),
+        ({"objective": "final", "goal_class": 1}, "goal_reached_final"),
     ],
 )
 def test_an_attack_is_judged_by_what_it_aims_at(fields, rule):

@@ -169,7 +169,14 @@ def test_source_is_judged_by_its_attack_and_targets_at_their_answer() -> None:
     rules = table.groupby(["source", "target"]).success_rule.unique().map(list).to_dict()
     assert rules[EARLY, EARLY] == ["misclassified_final"]
     assert rules[EARLY, STATIC] == ["misclassified_taken"]
-    assert set(decisions_table(experiment("taken", 2), POLICY).success_rule) == {"goal_reached"}
+    table = decisions_table(experiment("taken", 2), POLICY)
+    # A static model's only exit is the final one.
+    assert table.groupby(["source", "target"]).success_rule.unique().map(list).to_dict() == {
+        (EARLY, EARLY): ["goal_reached"],
+        (EARLY, STATIC): ["goal_reached"],
+        (STATIC, STATIC): ["goal_reached_final"],
+        (STATIC, EARLY): ["goal_reached"],
+    }
 
 
 def test_threshold_decides_again_and_calls_no_model() -> None:

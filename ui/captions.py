@@ -91,6 +91,16 @@ RULE_WORDS = {
         does="reach the goal on",
         did="reached the goal on",
     ),
+    "goal_reached_final": RuleWords(
+        done="reach the goal",
+        not_done="do not reach the goal",
+        attackable=f"those that the final exit answers rightly when clean{_NO_GOAL}",
+        left_out="that the final exit answers wrongly when clean, and those of the goal class",
+        of_pair=f"that the source's final exit and the target answer rightly when clean{_NO_GOAL}",
+        of_all=f"that every source's final exit and every target answer rightly when clean{_NO_GOAL}",
+        does="reach the goal on",
+        did="reached the goal on",
+    ),
     "goal_taken_final_kept": RuleWords(
         done="reach the goal",
         not_done="do not reach the goal",

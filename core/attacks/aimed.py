@@ -8,6 +8,7 @@ from torch import Tensor
 
 from core.attacks.spec import AttackSpec, StepAttack
 from core.attacks.steps import Step
+from core.attacks.success import FINAL_RULES
 from core.errors import ExitLensError
 from core.exits import ExitPolicy, agreeing, decide
 from core.models import ExitModel
@@ -47,7 +48,7 @@ def aimed(
         as_deployed = watch == "nothing" and policy.score == "confidence"
         return _AtExitTaken(model, policy, as_deployed=as_deployed), spec
     # Success anywhere but at the final exit is that of the exit taken, which asks for all exits.
-    asks_for_all = spec.stop_when_fooled and spec.success_rule != "misclassified_final"
+    asks_for_all = spec.stop_when_fooled and spec.success_rule not in FINAL_RULES
     if spec.objective not in ("exit", "final") or asks_for_all:
         return model, spec
     exit_index = model.num_exits - 1 if spec.exit_index is None else spec.exit_index

@@ -137,9 +137,10 @@ class StepAttack(AttackKind):
     @property
     def success_rule(self) -> str:
         """Name of the rule by which this attack has succeeded: by what it aims at."""
+        where = "_final" if self.objective == "final" else ""
         if self.goal_class is not None:
-            return "goal_reached"
-        return "misclassified_final" if self.objective == "final" else "misclassified_taken"
+            return f"goal_reached{where}"
+        return f"misclassified{where or '_taken'}"
 
     @property
     def label(self) -> str:

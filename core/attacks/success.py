@@ -165,6 +165,14 @@ def _goal_reached(case: Judged) -> Tensor:
     return _prediction(case.adversarial, case.policy) == _goals(case)
 
 
+def _goal_reached_final(case: Judged) -> Tensor:
+    return _finals(case.adversarial) == _goals(case)
+
+
+def _goal_is_news_to_final(case: Judged) -> Tensor:
+    return _right_at_final_when_clean(case) & (case.labels != _goals(case)) & (_goals(case) >= 0)
+
+
 def _goal_taken_final_kept(case: Judged) -> Tensor:
     return _goal_reached(case) & ~_misclassified_final(case)
 
@@ -198,6 +206,9 @@ SUCCESS_RULES = {
         SuccessRule("slowed_label_kept", "more is computed and the answer stays", _slowed_label_kept, _can_be_slowed),
         SuccessRule("goal_reached", "the model answers the goal class", _goal_reached, _goal_is_news),
         SuccessRule(
+            "goal_reached_final", "the final exit answers the goal class", _goal_reached_final, _goal_is_news_to_final
+        ),
+        SuccessRule(
             "goal_taken_final_kept",
             "the model answers the goal class though its final exit is right",
             _goal_taken_final_kept,
@@ -205,6 +216,10 @@ SUCCESS_RULES = {
         ),
     )
 }
+
+
+# Rules that ask the final exit alone, whatever policy is in force.
+FINAL_RULES = ("misclassified_final", "goal_reached_final")
 
 
 def rule_elsewhere(success_rule: str, goal_class: int | None) -> str:
@@ -230,5 +245,6 @@ DONE_WORDS = {
     "slowed": "slowed down",
     "slowed_label_kept": "slowed down with the same answer",
     "goal_reached": "reach the goal",
+    "goal_reached_final": "reach the goal",
     "goal_taken_final_kept": "reach the goal with the final exit still right",
 }

@@ -15,7 +15,7 @@ from core.attacks.linf import project
 from core.attacks.objectives import objective_loss
 from core.attacks.run import BATCH_SIZE, apply_perturbations, check_input, parts_of, store_perturbations
 from core.attacks.spec import LinfAttack, StepAttack
-from core.attacks.success import SUCCESS_RULES, Case
+from core.attacks.success import FINAL_RULES, SUCCESS_RULES, Case
 from core.errors import ExitLensError
 from core.exits import ExitPolicy
 from core.machine import device_of
@@ -110,7 +110,7 @@ def sweep_fgsm(
     started = time.perf_counter()
     seen, applied = aimed(search or model, spec, policy, "nothing")
     assert isinstance(applied, StepAttack)
-    judged_under = None if spec.success_rule == "misclassified_final" else policy
+    judged_under = None if spec.success_rule in FINAL_RULES else policy
     device = device_of(model)
     parts = parts_of(images, device, search)
     at_once, done, reporting = -(-batch_size // len(parts)), list[int](), threading.Lock()

@@ -80,9 +80,10 @@ class UniversalAttack(AttackKind):
         """Name of the rule by which this attack has succeeded: by what it aims at."""
         if self.objective == "slowdown":
             return "slowed"
+        where = "_final" if self.objective == "final" else ""
         if self.goal_class is not None:
-            return "goal_reached"
-        return "misclassified_final" if self.objective == "final" else "misclassified_taken"
+            return f"goal_reached{where}"
+        return f"misclassified{where or '_taken'}"
 
     @property
     def label(self) -> str:
