@@ -88,7 +88,7 @@ def test_images_that_do_not_fit_the_model_are_refused(monkeypatch):
         ("toy:validation:3-9", "validation", "train", range(9, 12), True),
         ("toy:validation", "train", "train", range(9), True),
         ("toy:validation:3-9", "validation", "train", range(10, 12), False),
-        ("toy:train:3-9", "test", "test", range(3, 10), False),
+        ("toy:validation:3-9", "test", "test", range(3, 10), False),
         ("other:validation:3-9", "validation", "train", range(3, 10), False),
     ],
 )

@@ -30,7 +30,7 @@ class UniversalAttack(AttackKind):
             every early exit is made unsure.
         exit_index: The chosen exit, 0-based; only with the objective ``exit``.
         goal_class: Class to reach; None for an untargeted attack.
-        fitted_on: Images that it is fitted on, never the test images.
+        fitted_on: Images of ``validation`` that it is fitted on, and nothing is trained or judged on.
     """
 
     name: Literal["universal"] = "universal"
@@ -53,7 +53,7 @@ class UniversalAttack(AttackKind):
             raise ExitLensError("The objective 'exit' needs an exit_index, and no other objective takes one.")
         if self.objective == "slowdown" and self.goal_class is not None:
             raise ExitLensError("A universal slowdown has no goal class: it leaves the answer open.")
-        if self.fitted_on.split(":")[1:2] not in (["validation"], ["train"]):
+        if self.fitted_on.split(":")[1:2] != ["validation"]:
             raise ExitLensError(
                 f"A universal perturbation cannot be fitted on {self.fitted_on!r}: what it is judged on must be new "
                 "to it. Name images of validation, such as cifar10:validation:45000-45127."
