@@ -39,4 +39,4 @@ with kind_errors():
         close_up.close_up(experiment, setting, own, smallest)
         result.take_away(experiment, setting)
         with noted:  # at last, as its attacks would slow down the drawing of all that stands below
-            checks.notes(experiment)
+            checks.notes(experiment, setting.policy)

@@ -12,7 +12,14 @@ from toys import linear_model, toy_images, toy_model
 
 from core.attacks import PRESETS, AttackResult, EarlyAttack, LinfAttack, attack
 from core.attacks.checks import CODES, Checked, check_attack, check_pixels
-from core.attacks.spec import AttackSpec, CorruptionAttack, PublishedEarlyAttack, WorstCaseAttack, l2_attack
+from core.attacks.spec import (
+    AttackSpec,
+    CorruptionAttack,
+    PublishedEarlyAttack,
+    SlowdownAttack,
+    WorstCaseAttack,
+    l2_attack,
+)
 from core.errors import Cancelled
 from core.exits import ExitPolicy
 from core.models import ExitModel
@@ -28,7 +35,7 @@ def right_labels(model: ExitModel, images: Tensor) -> Tensor:
         return model(images)[:, -1].argmax(dim=-1)
 
 
-def checked(model: ExitModel, spec: LinfAttack | EarlyAttack, images: Tensor, **changes: object) -> Checked:
+def checked(model: ExitModel, spec: AttackSpec, images: Tensor, **changes: object) -> Checked:
     labels = right_labels(model, images)
     result = attack(model, images, labels, spec, POLICY)
     return check_attack(model, replace(result, **changes))
@@ -93,6 +100,50 @@ def test_a_flat_loss_is_found():
     assert next(note.text for note in found.notes if note.code == "zero-gradient").startswith(
         "The loss is flat at 4 of 12 attackable images"
     )
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        l2_attack("pgd", 0.5, num_steps=3, objective="final"),
+        WorstCaseAttack(num_steps=2),
+        EarlyAttack(num_steps=2),
+        SlowdownAttack(num_steps=2),
+    ],
+    ids=lambda spec: type(spec).__name__,
+)
+def test_a_flat_loss_is_found_whatever_attack_follows_it(spec):
+    """Mutant: said to be looked for and not found, in attacks of any kind but those of L-infinity."""
+
+    class FlatExits(Flat):
+        num_exits, exit_costs, stops_early = 2, (0.5, 1.0), False
+
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images).expand(-1, 2, -1) * 9
+
+    images = toy_images(12, image_size=2)
+    found = checked(FlatExits(), spec, images)
+    assert "zero-gradient" in codes(found) and "zero-gradient" not in found.left_out
+    if spec.norm == "l2":
+        assert "no-growth" in codes(found)
+
+
+@pytest.mark.parametrize(
+    ("spec", "left_out"),
+    [
+        (PRESETS["fgsm"](objective="final"), ("one-step-beats-many", "no-growth")),
+        (final(step_size=0.1 / 255, num_steps=3), ("one-step-beats-many",)),  # too short to cross the ball
+        (final(), ()),
+        (CorruptionAttack(name="jpeg", severity=2), ("zero-gradient", "one-step-beats-many", "no-growth")),
+        (EarlyAttack(num_steps=2), ("one-step-beats-many", "no-growth")),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_what_would_be_no_sign_is_not_looked_for_and_named(spec, left_out):
+    """Mutants: gradient masking blamed for steps too short; one step asked to grow, as if a line were a ball."""
+    found = checked(toy_model(num_exits=3), spec, toy_images(20))
+    assert found.left_out == left_out
+    assert not set(codes(found)) & set(left_out)
 
 
 def test_saturation_is_said_with_its_counts():

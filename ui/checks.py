@@ -6,15 +6,22 @@ from pathlib import Path
 import streamlit as st
 
 from core.attacks.checks import Checked, Note
+from core.exits import ExitPolicy
 from core.experiment import Experiment
 from ui import cache
+from ui.captions import policy_words
 from ui.jobs import Job
 
 PAGE = Path(__file__).parents[1] / "docs" / "checks.md"
 
 
-def notes(experiment: Experiment) -> None:
-    """What the checks found in the attack on the model in question; one quiet line where all is well."""
+def notes(experiment: Experiment, policy: ExitPolicy) -> None:
+    """What the checks found in the attack on the model in question; one quiet line where all is well.
+
+    Args:
+        experiment: The attack.
+        policy: In force on the page.
+    """
     job = cache.start_checks(experiment)
     if not job.is_over:
         _wait(job)
@@ -22,9 +29,16 @@ def notes(experiment: Experiment) -> None:
         checked = job.result()
         for note in checked.notes:
             _show(note)
+        words = []
         if not checked.notes:
             looked = f"{checked.num_images} image{'s' * (checked.num_images > 1)}"
-            st.caption(f"Looked for signs that this result misleads, on {looked}: none found.")
+            words += [f"Looked for signs that this result misleads, on {looked}: none found."]
+        if checked.left_out:
+            words += [f"Not looked for in an attack of this kind: {', '.join(checked.left_out)}."]
+        if (made_at := experiment.spec.made_at) != policy and experiment.cards[experiment.spec.model].num_exits > 1:
+            words += [f"Judged under {policy_words(made_at)}, as the attack was made."]
+        if words:
+            st.caption(" ".join(words))
 
 
 @st.fragment(run_every=0.5)

@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from core.attacks.aimed import aimed
 from core.attacks.common import Norm, strength_words
-from core.attacks.objectives import objective_loss
-from core.attacks.run import BATCH_SIZE, AttackResult, attack
-from core.attacks.spec import CorruptionAttack, LinfAttack, as_255
-from core.attacks.success import SUCCESS_RULES
+from core.attacks.run import METHODS, AttackResult, attack
+from core.attacks.spec import CorruptionAttack, L2Attack, LinfAttack, StepAttack
+from core.attacks.success import SUCCESS_RULES, Case
 from core.attacks.sweep import sweep_fgsm
 from core.evaluation import logits_of
 from core.machine import device_of
@@ -37,7 +35,7 @@ SATURATED = 0.95
 _FEWEST = 5  # attackable images without which no rate says anything
 _UNLIKELY = 0.05
 _OUTSIDE = 1e-6
-_RADIUS_THAT_MUST_DO = 8 / 255
+_RADIUS_THAT_MUST_DO: dict[Norm, float] = {"linf": 8 / 255, "l2": 1.0}
 _SHARE_LOST = 0.05
 
 
@@ -61,10 +59,12 @@ class Checked:
     Attributes:
         notes: In the order of ``CODES``; none where all is well.
         num_images: Images that the checks ran on.
+        left_out: Codes that mean nothing of this attack and were not looked for.
     """
 
     notes: tuple[Note, ...]
     num_images: int
+    left_out: tuple[str, ...] = ()
 
 
 def check_attack(
@@ -77,11 +77,11 @@ def check_attack(
 ) -> Checked:
     """Looks for signs that a result misleads, on its first ``NUM_CHECKED`` images.
 
-    What needs further attacks is only asked of attacks by steps inside the ball of L-infinity.
+    Each is looked for only where it would be a sign; docs/checks.md says where that is.
 
     Args:
         model: That was attacked; only read.
-        result: The attack on it, judged under the policy that it was made at.
+        result: The attack on it; judged under the policy that it was made at.
         search: The model prepared for gradients.
         on_progress: Called after each check.
         cancel: Looked at after each check, and at each step of a further attack.
@@ -89,23 +89,27 @@ def check_attack(
     Raises:
         Cancelled: Once ``cancel`` is set.
     """
-    some = _first(result, NUM_CHECKED)
-    checks: list[Callable[[], Note | None]] = [
-        lambda: check_pixels(result.images, result.perturbations, result.spec.epsilon, result.spec.norm),
-        lambda: _zero_gradient(model, some),
-        lambda: _one_step_beats_many(model, some, search),
-        lambda: _no_growth(model, some, search, cancel),
-        lambda: _saturated(result),
-        lambda: _lost_in_rounding(model, some),
-    ]
+    some, spec = _first(result, NUM_CHECKED), result.spec
+    checks: dict[str, Callable[[], Note | None]] = {
+        "pixels-out-of-range": lambda: check_pixels(result.images, result.perturbations, spec.epsilon, spec.norm),
+        "saturated": lambda: _saturated(result),
+        "lost-in-rounding": lambda: _lost_in_rounding(model, some),
+    }
+    if not isinstance(spec, CorruptionAttack):
+        checks["zero-gradient"] = lambda: _zero_gradient(model, some)
+    if isinstance(spec, LinfAttack) and spec.num_steps > 1 and 0 < spec.epsilon <= spec.num_steps * spec.step_size:
+        checks["one-step-beats-many"] = lambda: _one_step_beats_many(model, some, spec, search)
+    # One step is no search: a longer one along the same line may well pass over what a shorter one hits.
+    if isinstance(spec, StepAttack) and spec.num_steps > 1 and spec.epsilon < spec.max_radius:
+        checks["no-growth"] = lambda: _no_growth(model, some, spec, search, cancel)
     notes = []
-    for number, check in enumerate(checks, 1):
-        note = check()
+    for number, check in enumerate(sorted(checks, key=CODES.index), 1):
+        note = checks[check]()
         notes += [note] if note else []
         if on_progress:
             on_progress(Progress(number / len(checks), f"check {number} of {len(checks)}"))
         end_if(cancel)
-    return Checked(tuple(notes), len(some.labels))
+    return Checked(tuple(notes), len(some.labels), tuple(code for code in CODES if code not in checks))
 
 
 def check_pixels(images: Tensor, perturbations: Tensor, epsilon: float, norm: Norm = "linf") -> Note | None:
@@ -131,20 +135,14 @@ def check_pixels(images: Tensor, perturbations: Tensor, epsilon: float, norm: No
 
 
 def _zero_gradient(model: ExitModel, result: AttackResult) -> Note | None:
-    spec = result.spec
-    if not isinstance(spec, LinfAttack):
-        return None
-    searched, applied = aimed(model, spec, result.made_at, "nothing")
-    assert isinstance(applied, LinfAttack)
-    flat = []
-    device = device_of(model)
-    for images, labels in zip(result.images.split(BATCH_SIZE), result.labels.split(BATCH_SIZE), strict=True):
-        at = images.to(device, copy=True).requires_grad_(True)
-        loss = objective_loss(searched(at), labels.to(device), applied, result.made_at)
-        (gradient,) = torch.autograd.grad(loss.sum(), at)
-        flat.append((gradient == 0).flatten(1).all(dim=1).to(images.device))
+    device, loss_of = device_of(model), METHODS[type(result.spec)].loss
+    at = result.images.to(device, copy=True).requires_grad_(True)
+    clean, labels = result.clean_logits.to(device), result.labels.to(device)
+    loss = loss_of(Case(clean, model(at), labels, result.made_at, result.spec.goal_class), result.spec)
+    (gradient,) = torch.autograd.grad(loss.sum(), at)
+    is_flat = (gradient == 0).flatten(1).all(dim=1).to(result.images.device)
     counted = _attackable(result)
-    num_flat = int((torch.cat(flat) & counted).sum())
+    num_flat = int((is_flat & counted).sum())
     if not num_flat:
         return None
     return Note(
@@ -153,10 +151,10 @@ def _zero_gradient(model: ExitModel, result: AttackResult) -> Note | None:
     )
 
 
-def _one_step_beats_many(model: ExitModel, result: AttackResult, search: PreparedModel | None) -> Note | None:
-    spec, counted = result.spec, _attackable(result)
-    if not isinstance(spec, LinfAttack) or spec.num_steps == 1 or not spec.epsilon:
-        return None
+def _one_step_beats_many(
+    model: ExitModel, result: AttackResult, spec: LinfAttack, search: PreparedModel | None
+) -> Note | None:
+    counted = _attackable(result)
     one = replace(
         spec,
         name="fgsm",
@@ -188,15 +186,18 @@ def _chance_of(num_heads: int, num_tosses: int) -> float:
 
 
 def _no_growth(
-    model: ExitModel, result: AttackResult, search: PreparedModel | None, cancel: CancelToken | None
+    model: ExitModel,
+    result: AttackResult,
+    spec: StepAttack,
+    search: PreparedModel | None,
+    cancel: CancelToken | None,
 ) -> Note | None:
-    spec, share = result.spec, result.success_rate(result.made_at)
-    if not isinstance(spec, LinfAttack) or share.num_images < _FEWEST or share.value >= SATURATED:
+    share = result.success_rate(result.made_at)
+    if share.num_images < _FEWEST or share.value >= SATURATED:
         return None
-    epsilon = min(1.0, max(4 * spec.epsilon, _RADIUS_THAT_MUST_DO))
-    if epsilon <= spec.epsilon:  # there is no larger ball
-        return None
-    wider = replace(spec, epsilon=epsilon, step_size=epsilon if spec.num_steps == 1 else epsilon / 4)
+    epsilon = min(spec.max_radius, max(4 * spec.epsilon, _RADIUS_THAT_MUST_DO[spec.norm]))
+    wider = replace(spec, epsilon=epsilon, step_size=epsilon / min(4, spec.num_steps))
+    assert isinstance(wider, LinfAttack | L2Attack)
     further = attack(
         model, result.images, result.labels, wider, result.made_at, search=search, watch="nothing", cancel=cancel
     ).success_rate(result.made_at)
@@ -204,8 +205,8 @@ def _no_growth(
         return None
     return Note(
         "no-growth",
-        f"Within {as_255(epsilon)} the attack succeeds on {_words(further)}, within {as_255(spec.epsilon)} on "
-        f"{_words(share)}: more room does not help it.",
+        f"Within {strength_words(spec.norm, epsilon)} the attack succeeds on {_words(further)}, within "
+        f"{strength_words(spec.norm, spec.epsilon)} on {_words(share)}: more room does not help it.",
     )
 
 
