@@ -9,7 +9,10 @@ from core.device_options import Device
 
 
 def early(
-    images: Annotated[str, typer.Option(help="Image set with its selection.")] = "cifar10:test:0-199",
+    images: Annotated[
+        str | None,
+        typer.Option(help="Image set with its selection; 400 test images without, of the published forms 200."),
+    ] = None,
     form: Annotated[list[str] | None, typer.Option(help="Only this form; may be given again.")] = None,
     device: Device = None,
 ) -> None:
@@ -26,7 +29,7 @@ def early(
             f"{_percent(row, 'survive_rate', 'survive')} survive rounding"
         )
     if form is None:
-        for row in measure_weak_exits(images)["exits"]:
+        for row in (measure_weak_exits(images) if images else measure_weak_exits())["exits"]:
             print(f"{row['model']}, through exit {row['exit_index'] + 1}: {100 * row['rate']:.0f} %")
     print(f"Wrote {RESULT}.")
 

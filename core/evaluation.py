@@ -9,7 +9,7 @@ from torch import Tensor
 
 from core.data import ImageSet
 from core.exits import ExitDecisions, ExitPolicy, confidences, decide_from_confidences
-from core.machine import device_of
+from core.machine import device_of, enough_memory
 from core.models import ExitModel
 from core.progress import CancelToken, Progress, end_if
 
@@ -26,7 +26,8 @@ def logits_of(model: ExitModel, images: Tensor, batch_size: int = BATCH_SIZE) ->
         batch_size: Images at a time; moves float32 logits by about 2e-6.
     """
     device = device_of(model)
-    return torch.cat([model(batch.to(device)).to(images.device) for batch in images.split(batch_size)])
+    with enough_memory(device):
+        return torch.cat([model(batch.to(device)).to(images.device) for batch in images.split(batch_size)])
 
 
 def exit_logits(

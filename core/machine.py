@@ -3,6 +3,8 @@
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Literal, cast, get_args
 
@@ -45,6 +47,25 @@ def wait_for(device: torch.device) -> None:
     """Returns once a device has done what it was given; processors are done at once."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@contextmanager
+def enough_memory(device: torch.device) -> Iterator[None]:
+    """Turns a lack of memory into one sentence.
+
+    Raises:
+        ExitLensError: If torch or Python has none left.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On a processor torch raises a plain RuntimeError, told by its words alone.
+        if isinstance(error, RuntimeError) and not re.search("allocate memory|out of memory", str(error)):
+            raise
+        elsewhere = " or --device cpu" if device.type != "cpu" else ""
+        raise ExitLensError(
+            f"There is not enough memory on {device} for this. Choose fewer images{elsewhere}."
+        ) from error
 
 
 def device_words(device: torch.device) -> str:

@@ -4,15 +4,42 @@ import threading
 
 import pytest
 import torch
-from toys import toy_image_set, toy_model
+from toys import toy_image_set, toy_images, toy_model
 
-from core.errors import Cancelled
-from core.evaluation import EvaluationSpec, evaluate, exit_logits
+from core.attacks import PRESETS, attack
+from core.errors import Cancelled, ExitLensError
+from core.evaluation import EvaluationSpec, evaluate, exit_logits, logits_of
 from core.exits import ExitPolicy, confidences, decide
 from core.progress import Progress
 
 MODEL = toy_model(num_exits=3, dtype=torch.float32)
 IMAGES = toy_image_set(12, split="test")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lack"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_a_lack_of_memory_is_one_sentence(error, is_lack):
+    """Mutant: torch's pages of advice let through, or every error of torch taken for a lack of memory."""
+    model, images = toy_model(), toy_images(4)
+
+    class Failing(type(model)):
+        def forward(self, images):
+            raise error
+
+    model.__class__ = Failing
+    labels, spec = torch.zeros(4, dtype=torch.int64), PRESETS["fgsm"](objective="mean")
+    for run in (lambda: logits_of(model, images), lambda: attack(model, images, labels, spec, ExitPolicy())):
+        with pytest.raises(
+            ExitLensError if is_lack else RuntimeError, match="not enough memory" if is_lack else "mat1"
+        ):
+            run()
 
 
 def test_an_evaluation_says_of_the_first_images_what_the_logits_say() -> None:

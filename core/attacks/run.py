@@ -37,7 +37,7 @@ from core.attacks.universal import fitted_steps, universal_loss
 from core.attacks.worst_case import worst_case_steps
 from core.errors import ExitLensError
 from core.exits import ExitPolicy
-from core.machine import device_of
+from core.machine import device_of, enough_memory
 from core.metrics import Rate, rate_of
 from core.models import ExitModel
 from core.models.prepared import PreparedModel
@@ -254,7 +254,8 @@ def attack(
     def one_part(part: range, token: CancelToken) -> list[_Batch]:
         return [one_batch(first, part, token) for first in part[::at_once]]
 
-    batches = [batch for made in side_by_side(one_part, parts, cancel).values() for batch in made]
+    with enough_memory(device):
+        batches = [batch for made in side_by_side(one_part, parts, cancel).values() for batch in made]
     all_perturbations, all_clean, all_adversarial, step_lists = zip(*batches, strict=True)
     return AttackResult(
         spec=spec,

@@ -18,7 +18,7 @@ from core.attacks.spec import LinfAttack, StepAttack
 from core.attacks.success import FINAL_RULES, SUCCESS_RULES, Case
 from core.errors import ExitLensError
 from core.exits import ExitPolicy
-from core.machine import device_of
+from core.machine import device_of, enough_memory
 from core.metrics import Rate, rate_of
 from core.models import ExitModel
 from core.models.prepared import PreparedModel
@@ -135,7 +135,8 @@ def sweep_fgsm(
             end_if(token)
         return made
 
-    batches = [batch for made in side_by_side(one_part, parts, cancel).values() for batch in made]
+    with enough_memory(device):
+        batches = [batch for made in side_by_side(one_part, parts, cancel).values() for batch in made]
     predictions, exits, doubtful = zip(*batches, strict=True)
     num_doubtful = sum(doubtful)
     prediction, computed_exit = (torch.cat(some, dim=1).to(images.device) for some in (predictions, exits))
