@@ -95,8 +95,11 @@ def _warm_up_table(rows: list[dict[str, Any]]) -> str:
     ]
     text = (
         "## What preparing costs\nPreparing pays against the fastest peer on the model as loaded, compiling against "
-        "the same copy not compiled. Compiling is left out wherever somebody waits.\n\n"
+        "the same copy not compiled. Compiling is left out wherever somebody waits."
     )
+    if not all(row.get("without_cache") for row in rows):
+        text += " Some compilers of this run had a cache on disk to go by: a first time takes longer."
+    text += "\n\n"
     return text + _table(["batch", "prepare", "pays after", "compile", "pays after"], shown)
 
 
