@@ -14,7 +14,7 @@ from toy_study import EARLY, STATIC, STUDY, run_toys, write_project
 
 from core.errors import ExitLensError
 from core.exits import ExitPolicy
-from core.study import claims
+from core.study import claims, measures
 from core.study.claims import Claim, judge, judge_claims, load_claims
 from core.study.measures import MEASURES, Tables, Unit, Where
 from core.study.models import StudyModel
@@ -315,15 +315,37 @@ def test_verdicts_by_hand(direction: str, low: float, high: float, verdict: str)
 def test_holm_by_hand() -> None:
     # Mutants: Bonferroni throughout; the largest chance first; levels that go on loosening after a failure; families
     # mixed; claims that were not measured not counted.
-    def one(name: str, chance: float, family: str = "f") -> claims._Measured:
+    def one(name: str, chance: float, family: str = "f", images: int = 10) -> claims._Measured:
         share = chance / 2
         draws = np.array([-1.0] * round(share * 10_000) + [1.0] * round((1 - share) * 10_000))
-        return claims._Measured(claim(name=name, family=family), "p", draws, [unit([1.0])])
+        return claims._Measured(claim(name=name, family=family), "p", draws, [unit([1.0] * images)])
 
     measured = [one("c", 0.02), one("a", 0.001), one("d", 0.2), one("b", 0.03), one("e", 0.04, "g")]
     levels = claims._levels(measured, {"f": 5, "g": 1})
     # a: 0.05/5, decided; c: 0.02 > 0.05/4, not decided; so b and d are judged as strictly.
     assert levels == pytest.approx([0.0125, 0.01, 0.0125, 0.0125, 0.05])
+    # Of too few images nothing is decided, and so nothing is spared the others.
+    few = [one("a", 0.001, images=9), one("b", 0.012)]
+    assert claims._levels(few, {"f": 5}) == pytest.approx([0.01, 0.01])
+
+
+def test_a_few_images_that_agree_decide_nothing(study_folder: Path) -> None:
+    # Mutant: a bootstrap of identical values, which has no width, taken for certainty.
+    draws, asked = np.full(1000, 1.0), claim(direction="greater")
+    for num_images, verdict in ((9, "undecided"), (10, "holds")):
+        row = claims._row(claims._Measured(asked, "p", draws, [unit([1.0] * num_images)]), 0.05)
+        assert row["verdict"] == verdict
+        assert ("too few images" in str(row["scope"])) == (num_images < 10)
+
+
+def test_attacks_of_other_numbers_of_steps_count_their_own_passes() -> None:
+    # Mutants: rows of one length only; a pass after the last record of a shorter attack.
+    rows = pd.DataFrame(
+        {"step_exit": [[0, 1], [0, 0, 1, 2]], "step_wrong": [[False, False], [False, False, True, True]]}
+    )
+    exits, is_made = measures._passes(rows)
+    assert is_made.tolist() == [[True, False, False], [True, True, False]]
+    assert exits[is_made].tolist() == [0, 0, 0]
 
 
 def test_claims_come_with_everything_a_reader_needs(study_folder: Path) -> None:

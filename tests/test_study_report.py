@@ -1,11 +1,13 @@
 """A study in brief, drawn, and as one file: numbers against the dashboard's own tables, a page that needs nothing."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser
@@ -156,6 +158,20 @@ def test_fixed_and_anew_are_two_lines_over_the_threshold(study_folder: Path, sum
 # As one file
 
 
+@pytest.mark.parametrize("what", ["stopped", "nothing done"])
+def test_a_study_without_rows_to_draw_is_reported_all_the_same(what: str, study_folder: Path, tmp_path: Path) -> None:
+    # Mutants: the first of no attacks asked for; rates of no rows taken for text.
+    shutil.copytree(study_folder, tmp_path / "study")
+    table = pq.read_table(tmp_path / "study" / DECISIONS_FILE)
+    if what == "stopped":
+        place = table.schema.get_field_index("stop_when_fooled")
+        table = table.set_column(place, table.schema.field(place), pa.array([True] * len(table)))
+    else:
+        table = table.slice(0, 0)
+    pq.write_table(table, tmp_path / "study" / DECISIONS_FILE)
+    assert "How it was made" in report_html(tmp_path / "study")
+
+
 def test_report_is_one_file_that_asks_for_nothing(study_folder: Path) -> None:
     # Mutants: plotly from the internet, or once a chart; a title that is taken for markup; a section left out.
     html = report_html(study_folder)
@@ -165,7 +181,7 @@ def test_report_is_one_file_that_asks_for_nothing(study_folder: Path) -> None:
     study = read_study(study_folder)
     for said in (
         "Does it come to the same?", "No claim is about this study", "Who fools whom", "omp_wait_policy",
-        *(model.hash for model in study.models), command_of(study), "torch",
+        *(model.hash for model in study.models), command_of(study_folder, study), "torch",
     ):  # fmt: skip
         assert said in html, said
     assert html.count('class="plotly-graph-div"') >= 9

@@ -196,6 +196,27 @@ def test_a_study_that_attacks_nothing_says_so(tmp_path: Path, variables: dict[st
         run_toys(tmp_path / "study", STUDY.replace('images = ["toy:test"]', 'images = ["toy:test"]\nnum_images = 13'))
 
 
+def test_images_that_no_model_knows_are_left_out(tmp_path: Path, variables: dict[str, str]) -> None:
+    # Mutant: a clean cell shown to nobody, on which every run ends.
+    text = STUDY.replace('images = ["toy:test"]', 'images = ["toy:test", "cifar10:samples"]')
+    assert text != STUDY
+    study = run_toys(tmp_path, text)
+    assert study.is_complete and len(study.cells) == len(run_toys(tmp_path / "without").cells)
+
+
+def test_a_disk_that_fills_up_under_a_table_is_one_sentence(
+    tmp_path: Path, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutant: the OSError of pyarrow let through, or half a table left behind.
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter", full)  # of tables; parts are written by another way
+    with pytest.raises(ExitLensError, match=r"No space left on device.*what is done stays"):
+        run_toys(tmp_path)
+    assert not list(tmp_path.glob(".partial*"))
+
+
 def test_a_damaged_card_is_left_out(tmp_path: Path, variables: dict[str, str]) -> None:
     # Mutant: one bad card ends every study.
     other = tmp_path / "checkpoints" / "damaged"

@@ -1,11 +1,13 @@
 """A finished study is checked by doing cells again, and travels without its perturbations."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from toy_study import EARLY, STATIC, STUDY, run_toys, write_project
@@ -15,7 +17,19 @@ from core.errors import ExitLensError
 from core.study import parts
 from core.study.cell_table import read_cells
 from core.study.differences import spec_differences, summary_differences
-from core.study.store import CELLS_FILE, DECISIONS_FILE, connect, read_study, ship, study_folders, write_study
+from core.study.gather import gather
+from core.study.report import command_of, report_html
+from core.study.spec import PolicyChoice
+from core.study.store import (
+    CELLS_FILE,
+    DECISIONS_FILE,
+    PROJECT,
+    connect,
+    read_study,
+    ship,
+    study_folders,
+    write_study,
+)
 from core.study.summary import summary_table
 from core.study.verify import changed_models, verify_study
 
@@ -72,6 +86,130 @@ def test_rows_that_were_doctored_are_found(shipped: Path) -> None:
         pq.write_table(doctored, other / DECISIONS_FILE)
         verified = verify_study(other, cards(), num_cells=18)
         assert verified.num_rows - verified.num_same == len(values[::20]) and not verified.agrees
+
+
+def doctor(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    pq.write_table(change(pq.read_table(folder / DECISIONS_FILE)), folder / DECISIONS_FILE)
+
+
+def with_column(table: pa.Table, column: str, change: Callable[[pa.ChunkedArray], Any]) -> pa.Table:
+    place = table.schema.get_field_index(column)
+    field = table.schema.field(place)
+    return table.set_column(place, field, pa.array(change(table[column]).to_pylist(), field.type))
+
+
+@pytest.mark.parametrize("column", ["succeeded", "attackable"])
+def test_outcomes_that_were_turned_are_found(column: str, shipped: Path) -> None:
+    # Mutant: answers compared, and not what every figure is made of.
+    doctor(shipped, lambda table: with_column(table, column, pc.invert))
+    assert verify_study(shipped, cards(), num_cells=18).num_same == 0
+
+
+def test_costs_that_were_changed_are_found(shipped: Path) -> None:
+    # Mutant: costs taken as they are.
+    doctor(shipped, lambda table: with_column(table, "adversarial_cost", lambda values: pc.add(values, 0.01)))
+    assert not verify_study(shipped, cards(), num_cells=18).agrees
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda table: table.filter(pc.field("succeeded")), "are among"),
+        (lambda table: pa.concat_tables([table, table.slice(0, 1)]), "rows twice"),
+        (lambda table: with_column(table, "epsilon", lambda values: pc.multiply(values, 0.5)), "asked: epsilon"),
+    ],
+    ids=["rows left out", "a row twice", "another epsilon"],
+)
+def test_tables_of_other_rows_or_questions_are_refused(change, said, shipped: Path) -> None:
+    # Mutant: only rows that are there on both sides compared, or a traceback of pandas.
+    doctor(shipped, change)
+    with pytest.raises(ExitLensError, match=said):
+        verify_study(shipped, cards(), num_cells=18)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seeds", (0, 3)),
+        ("targets", ("static",)),
+        ("sources", ("static",)),
+        ("made_anew", True),
+        ("record_steps", True),
+    ],
+)
+def test_whatever_two_studies_ask_otherwise_is_told(field: str, value: object, original: Path) -> None:
+    # Mutant: "They ask the same" of studies with other seeds, models or attacks.
+    study = read_study(original)
+    changed = value if getattr(study.spec, field) != value else not value
+    other = replace(study, spec=replace(study.spec, **{field: changed}))
+    (line,) = spec_differences(study, other)
+    assert line.lower().startswith(field.replace("_", " ")) and spec_differences(study, study) == []
+    each = [replace(choice, each_exit=not choice.each_exit) for choice in study.spec.attacks[:1]]
+    lines = spec_differences(study, replace(study, spec=replace(study.spec, attacks=(*each, *study.spec.attacks[1:]))))
+    assert any("at each exit" in line for line in lines)
+
+
+@pytest.mark.parametrize("file", [DECISIONS_FILE, CELLS_FILE])
+def test_a_damaged_table_is_named(file: str, shipped: Path, tmp_path: Path) -> None:
+    # Mutant: an error of duckdb or pyarrow let through.
+    (shipped / file).write_bytes((shipped / file).read_bytes()[:-20])
+    for look in (
+        report_html,
+        lambda folder: verify_study(folder, cards()),
+        lambda folder: ship(folder, tmp_path / "x"),
+    ):
+        with pytest.raises(ExitLensError, match=file):
+            look(shipped)
+
+
+def test_shipped_tables_are_not_run_over(shipped: Path) -> None:
+    # Mutant: a run that begins with the tables of no cell.
+    before = (shipped / DECISIONS_FILE).read_bytes()
+    with pytest.raises(ExitLensError, match="without the parts"):
+        run_toys(shipped)
+    assert (shipped / DECISIONS_FILE).read_bytes() == before
+
+
+def test_a_part_that_is_damaged_inside_is_made_again(original: Path, tmp_path: Path) -> None:
+    # Mutant: a part whose footer can be read taken for whole.
+    folder = tmp_path / "study"
+    shutil.copytree(original, folder)
+    expected = pq.read_table(folder / DECISIONS_FILE)
+    for kind in ("answers", "made"):
+        part = sorted((folder / "parts" / kind).iterdir())[3]
+        content = bytearray(part.read_bytes())
+        content[len(content) // 8] ^= 0xFF
+        part.write_bytes(bytes(content))
+    table = folder / DECISIONS_FILE
+    content = bytearray(table.read_bytes())
+    content[len(content) // 8] ^= 0xFF
+    table.write_bytes(bytes(content))
+    run_toys(folder)
+    assert pq.read_table(table).equals(expected)
+
+
+def test_policies_renamed_are_judged_again(original: Path, tmp_path: Path) -> None:
+    # Mutant: tables kept whose policies bear other names than the study's.
+    folder = tmp_path / "study"
+    shutil.copytree(original, folder)
+    study, cells = read_study(folder), read_cells(folder, read_study(folder))
+    first, *others = study.spec.policies
+    renamed = replace(study, spec=replace(study.spec, policies=(PolicyChoice(point="loses_1_percent"), *others)))
+    gather(folder, renamed, cells)
+    names = set(pq.read_table(folder / DECISIONS_FILE, columns=["policy"])["policy"].to_pylist())
+    assert names == {policy.name for policy in renamed.spec.policies} and first.name not in names
+
+
+def test_the_command_names_what_really_makes_the_study(original: Path) -> None:
+    # Mutants: a file that is not where the command looks; a preset of the same name but with other questions.
+    study = read_study(original)
+    assert command_of(original, study) == f"python -m core study run {original}/spec.toml --out output/toys"
+    assert command_of(original, study, goes_on=True).endswith(f"--out {original}")
+    placement, corruptions = ((PROJECT / "results" / name) for name in ("placement", "corruptions"))
+    assert "run results/placement/spec.toml" in command_of(placement, read_study(placement))
+    assert command_of(corruptions, read_study(corruptions)).startswith(
+        "python -m core study run corruptions --out output"
+    )
 
 
 def test_a_model_trained_again_is_named(shipped: Path) -> None:
@@ -144,9 +282,9 @@ def test_two_runs_differ_by_what_they_ask_and_by_rows(original: Path, tmp_path: 
     retrained = replace(other, models=tuple(replace(model, hash="0" * 16) for model in other.models))
     assert f"Trained again in between: {EARLY}, {STATIC}" in spec_differences(one, retrained)
     rows = summary_table(original)
-    assert summary_differences(rows, rows).empty
+    assert summary_differences(rows, rows)[0].empty
     moved = rows.assign(rate=rows.rate - 0.5, low=0.0, high=0.1)
-    found = summary_differences(rows, moved)
+    found, _ = summary_differences(rows, moved)
     assert len(found) == len(rows) and found.difference.dropna().round(9).eq(0.5).all()
     assert found.apart.tolist() == (found.low > 0.1).tolist()
 

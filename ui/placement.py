@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
 from core.attacks.success import DONE_WORDS, SUCCESS_RULES
+from core.errors import ExitLensError
 from core.exits import ExitPolicy
 from core.figures.placement import CHOSEN, exit_rates_figure, placement_figure
 from core.metrics import rate
@@ -23,6 +25,7 @@ from core.study.placing import (
     placed_rows,
     studied_rows,
 )
+from core.study.report import command_of
 from core.study.spec import policy_words
 from core.study.store import Study
 from ui import bound, study_cache
@@ -75,6 +78,11 @@ def controls(places: dict[str, StudyPlace]) -> Placing:
         models = {labels[model.name]: model for model in all_exits_models(study)}
         model = models[_choice("Exits of", "placed_on", list(models))]
         whole = study_cache.whole(place, model.name)
+        if not whole.attacked:
+            raise ExitLensError(
+                f"No attack on all images of this study is done yet: {study.num_done} of {len(study.cells)} cells are. "
+                f"`{command_of(Path(place.folder), study, goes_on=True)}` goes on."
+            )
         examples = {
             _example_words(source, attack, model, labels): (source, attack) for source, attack in whole.attacked
         }

@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from core.datasets import DATASETS
+from core.errors import ExitLensError
 from core.figures.studies import claims_figure
 from core.study.black_box_charts import BLACK_BOX_KEY, black_box_charts
 from core.study.charts import Setting, attack_titles, charts, labels_of, offered, records, strength_title
@@ -52,6 +53,11 @@ def controls(places: dict[str, StudyPlace]) -> Opened:
         place = places[name]
         study, summary = study_cache.study(place), study_cache.summary(place)
         choices = offered(study, summary)
+        if not choices.strengths:
+            raise ExitLensError(
+                f"Nothing of {name} can be shown: no attack is done yet, or each stops when it fools. "
+                f"`{command_of(Path(place.folder), study, goes_on=True)}` goes on."
+            )
         titles = attack_titles(study)
         attacks = {titles[name]: name for name in choices.strengths}
         policies = {policy_words(name): name for name in choices.policies}
@@ -93,7 +99,7 @@ def facts(opened: Opened) -> None:
     if not study.is_complete:
         st.warning(
             f"{study.num_done} of {len(study.cells)} cells are done: what follows is about fewer images. "
-            f"`{command_of(study)}` goes on."
+            f"`{command_of(Path(opened.place.folder), study, goes_on=True)}` goes on."
         )
 
 
@@ -219,9 +225,13 @@ def compare_panel(opened: Opened, places: dict[str, StudyPlace]) -> None:
     other = study_cache.study(others[name])
     told = spec_differences(opened.study, other)
     st.markdown("\n".join(f"- {line}" for line in told) or "They ask the same, of the same models.")
-    rows = summary_differences(opened.summary, study_cache.summary(others[name]))
+    there = study_cache.summary(others[name])
+    rows, num_both = summary_differences(opened.summary, there)
+    for summary, where in ((opened.summary, "here"), (there, "there")):
+        if len(summary) > num_both:
+            st.caption(f"{len(summary) - num_both:,} of {len(summary):,} rows are only {where}.")
     if rows.empty:
-        st.caption("No row that both have differs.")
+        st.caption("No row that both have differs." if num_both else "They have no row in common.")
         return
     apart = int(rows.apart.sum())
     st.caption(f"{len(rows):,} rows that both have differ; in {apart:,} the intervals do not meet.")
@@ -238,4 +248,4 @@ def report_panel(opened: Opened) -> None:
     st.caption("One file with figures, tables, claims, models and machine; it opens offline.")
     folder = Path(opened.place.folder)
     shown = folder.relative_to(PROJECT) if folder.is_relative_to(PROJECT) else folder
-    st.code(f"{command_of(opened.study)}\npython -m core study verify {shown}", language="shell")
+    st.code(f"{command_of(folder, opened.study)}\npython -m core study verify {shown}", language="shell")

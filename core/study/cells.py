@@ -167,6 +167,8 @@ def _cells_on(
         )
 
     everyone = list(dict.fromkeys([*sources, *targets]))
+    if not everyone:  # images of a data set that no model here knows
+        return
     yield cell("", everyone, None, ExitPolicy())
     for source in everyone:
         card = cards[source]

@@ -26,6 +26,7 @@ CLAIMS_FILE = Path(__file__).parent / "claims.toml"
 Direction = Literal["greater", "less", "not greater", "not less", "within"]
 Verdict = Literal["holds", "does not hold", "undecided", "not measured"]
 ALPHA = 0.05
+MIN_IMAGES = 10  # in every comparison of a claim that is decided
 
 CLAIMS = TableSchema(
     "claims",
@@ -135,8 +136,15 @@ class _Measured:
         return float(np.mean([unit.numerator.sum() / unit.denominator.sum() for unit in self.units]))
 
     @property
+    def num_images(self) -> int:
+        """Images that count, in the comparison with fewest."""
+        return min((int((unit.denominator > 0).sum()) for unit in self.units), default=0)
+
+    @property
     def chance(self) -> float:
         """Two-sided chance, over the draws, that the claim is decided the other way than it seems."""
+        if self.num_images < MIN_IMAGES:
+            return 1.0
         low, high = self.claim.bounds
         share = float(((self.draws > low) & (self.draws < high)).mean())
         return min(1.0, 2 * min(share, 1 - share) + 1 / (len(self.draws) + 1))
@@ -235,9 +243,11 @@ def _row(one: _Measured, level: float) -> dict[str, object]:
     verdict: Verdict = "not measured"
     if one.units:
         low, high = (float(end) for end in np.quantile(one.draws, (level / 2, 1 - level / 2)))
-        verdict = judge(low, high, claim.bounds)
+        verdict = judge(low, high, claim.bounds) if one.num_images >= MIN_IMAGES else "undecided"
     counts = [int((unit.denominator > 0).sum()) for unit in one.units]
     scope = "over training seeds" if one.units and has_enough_seeds(one.units) else "on these weights"
+    if one.units and one.num_images < MIN_IMAGES:  # drawn again and again, a few alike images leave no doubt
+        scope = f"too few images, {MIN_IMAGES} are needed"
     return {
         "claim": claim.name,
         "family": claim.family,
@@ -253,7 +263,7 @@ def _row(one: _Measured, level: float) -> dict[str, object]:
         "scope": scope,
         "policy_dependent": False,
         "num_comparisons": len(one.units),
-        "num_images": min(counts, default=0),
+        "num_images": one.num_images,
         "num_images_most": max(counts, default=0),
     }
 

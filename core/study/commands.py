@@ -134,8 +134,8 @@ def verify(
     device: Device = None,
 ) -> None:
     """Do some cells of a study again and compare every verdict; exit status 1 where fewer than 99 % are the same."""
-    from core.checkpoints import list_models, load_card
     from core.progress import Progress
+    from core.study.runner import available_cards
     from core.study.verify import verify_study
 
     with tqdm(total=100, bar_format="{l_bar}{bar}| {elapsed}", delay=0.2, file=sys.stderr) as bar:
@@ -145,8 +145,7 @@ def verify(
             bar.n = round(100 * progress.share)
             bar.refresh()
 
-        cards = {name: load_card(name) for name in list_models()}
-        verified = verify_study(folder, cards, cells, seed, on_progress)
+        verified = verify_study(folder, available_cards(), cells, seed, on_progress)
     print(
         f"{verified.num_same:,} of {verified.num_rows:,} verdicts are the same ({100 * verified.share:.2f} %), in "
         f"{verified.num_cells} cells done again."

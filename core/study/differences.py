@@ -3,11 +3,17 @@
 import numpy as np
 import pandas as pd
 
+from core.study.spec import AttackChoice
 from core.study.store import Study
 
 _SAME = [
     "images", "source", "target", "attack", "objective", "seed", "stop_when_fooled", "policy", "made_under",
 ]  # fmt: skip
+# Fields of a spec that are told as they are; attacks, policies and images are told entry by entry.
+_ASKED = (
+    "sources", "targets", "seeds", "made_anew", "record_steps", "placements", "surrogates", "batch_size", "num_threads",
+    "precision", "images_per_cell",
+)  # fmt: skip
 _SHOWN = ["num_fooled", "num_images", "rate", "low", "high", "adversarial_accuracy", "adversarial_cost"]
 
 
@@ -20,7 +26,7 @@ def spec_differences(one: Study, other: Study) -> list[str]:
             lines.append(f"Models {words}: {', '.join(missing)}")
     if changed := sorted(name for name in models if others.get(name, models[name]) != models[name]):
         lines.append(f"Trained again in between: {', '.join(changed)}")
-    attacks, more = ([choice.spec.label for choice in study.spec.attacks] for study in (one, other))
+    attacks, more = ([_attack_words(choice) for choice in study.spec.attacks] for study in (one, other))
     policies, rest = ([policy.name for policy in study.spec.policies] for study in (one, other))
     for what, here_list, there_list in (("Attacks", attacks, more), ("Policies", policies, rest)):
         for first, second, words in ((here_list, there_list, "only here"), (there_list, here_list, "only there")):
@@ -28,18 +34,29 @@ def spec_differences(one: Study, other: Study) -> list[str]:
                 lines.append(f"{what} {words}: {'; '.join(missing)}")
     if one.num_images != other.num_images:
         lines.append(f"Images: {_counts(one)} here, {_counts(other)} there")
-    for field in ("batch_size", "num_threads", "precision", "images_per_cell"):
+    for field in _ASKED:
         here, there = (getattr(study.spec, field) for study in (one, other))
         if here != there:
-            lines.append(f"{field.replace('_', ' ').capitalize()}: {here} here, {there} there")
+            lines.append(f"{field.replace('_', ' ').capitalize()}: {_words(here)} here, {_words(there)} there")
     return lines
+
+
+def _words(value: object) -> str:
+    """What a field asks, in words; choices by their names."""
+    if not isinstance(value, tuple):
+        return str(value)
+    return ", ".join(str(getattr(each, "name", each)) for each in value) or "none"
+
+
+def _attack_words(choice: AttackChoice) -> str:
+    return choice.spec.label + (", at each exit" if choice.each_exit else "")
 
 
 def _counts(study: Study) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in study.num_images.items())
 
 
-def summary_differences(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+def summary_differences(one: pd.DataFrame, other: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """Rows that both have and that are not the same, the widest apart first.
 
     Args:
@@ -48,7 +65,7 @@ def summary_differences(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         What identifies a row, its numbers here and (``other_``) there, the ``difference`` in rate, and whether the
-        two intervals lie ``apart``.
+        two intervals lie ``apart``; and how many rows both have.
     """
     kept = [*_SAME, *_SHOWN]
     both = one[kept].merge(other[kept], on=_SAME, suffixes=("", "_there"))
@@ -60,4 +77,5 @@ def summary_differences(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     rows: pd.DataFrame = both.loc[~np.logical_and.reduce(same)]
     apart = (rows.low > rows.other_high) | (rows.high < rows.other_low)
     rows = rows.assign(difference=rows.rate - rows.other_rate, apart=apart)
-    return rows.sort_values("difference", key=lambda column: column.abs(), ascending=False).reset_index(drop=True)
+    rows = rows.sort_values("difference", key=lambda column: column.abs(), ascending=False).reset_index(drop=True)
+    return rows, len(both)

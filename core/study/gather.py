@@ -13,6 +13,7 @@ import torch
 
 from core.attacks.success import SUCCESS_RULES, StoredCase, rule_elsewhere
 from core.data import parse_image_set_name
+from core.errors import ExitLensError
 from core.examples import short_hash
 from core.exits import ExitAnswers, ExitDecisions
 from core.study import parts
@@ -22,7 +23,7 @@ from core.study.placements import is_placement
 from core.study.store import ANSWERS_FILE, DECISIONS_FILE, STEPS_FILE, TIMINGS_FILE, Study, write_study
 
 # Raised when the same answers would be judged in another way: tables are then made again, without any attack.
-JUDGEMENT = 2
+JUDGEMENT = 3
 ROW_GROUP = 100_000
 MADE_COLUMNS = ["image_id", "pixel_hash", "label", "linf", "l2"]
 
@@ -100,7 +101,8 @@ def gather(folder: Path, study: Study, cells: Sequence[Cell]) -> Study:
     """
     done = [cell for cell in cells if is_done(folder, cell)]
     policies = [str(model.policies) for model in study.models]
-    state = short_hash([FORMAT, JUDGEMENT, [cell.key for cell in done], policies])
+    names = [choice.name for choice in study.spec.policies]
+    state = short_hash([FORMAT, JUDGEMENT, [cell.key for cell in done], policies, names])
     _write_table(folder / DECISIONS_FILE, DECISIONS_SCHEMA, _decisions(folder, study, done), state)
     made = [cell for cell in done if cell.attack]
     for file, schema, kind, keys in (
@@ -124,15 +126,22 @@ def _write_table(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], stat
         return
     partial = path.with_name(f".partial-{path.name}")
     waiting: list[pa.Table] = []
-    with pq.ParquetWriter(partial, schema.with_metadata({parts.KEY: state}), compression="zstd") as writer:
-        for table in tables:
-            waiting.append(table)
-            if sum(map(len, waiting)) >= ROW_GROUP:
+    marked = schema.with_metadata({parts.KEY: state})
+    try:
+        with pq.ParquetWriter(partial, marked, compression="zstd", write_page_checksum=True) as writer:
+            for table in tables:
+                waiting.append(table)
+                if sum(map(len, waiting)) >= ROW_GROUP:
+                    writer.write_table(pa.concat_tables(waiting))
+                    waiting = []
+            if waiting:
                 writer.write_table(pa.concat_tables(waiting))
-                waiting = []
-        if waiting:
-            writer.write_table(pa.concat_tables(waiting))
-    partial.replace(path)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ExitLensError(
+            f"{path} cannot be written ({error.strerror or error}). Make room there; what is done stays."
+        ) from error
 
 
 def _decisions(folder: Path, study: Study, cells: Sequence[Cell]) -> Iterator[pa.Table]:

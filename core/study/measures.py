@@ -249,10 +249,17 @@ def _making_cost(model: StudyModel, rows: pd.DataFrame) -> pd.DataFrame:
 def _passes(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """The exit that each gradient pass goes through and whether it is made: none is once the image is wrong.
 
-    Both are (rows, steps); an image that is never wrong takes all steps.
+    Both are (rows, steps of the longest attack); an image that is never wrong takes all steps of its own.
     """
-    exits, wrong = np.stack(rows.step_exit.tolist()), np.stack(rows.step_wrong.tolist()).astype(bool)
-    return exits[:, :-1], np.cumsum(wrong, axis=1)[:, :-1] == 0
+    num_records = rows.step_exit.map(len).to_numpy()
+    exits = np.full((len(rows), num_records.max(initial=1)), -1)
+    wrong = np.zeros(exits.shape, dtype=bool)
+    is_record = np.arange(exits.shape[1]) < num_records[:, None]
+    exits[is_record], wrong[is_record] = (
+        np.concatenate(rows.step_exit.tolist()),
+        np.concatenate(rows.step_wrong.tolist()),
+    )
+    return exits[:, :-1], (np.cumsum(wrong, axis=1)[:, :-1] == 0) & is_record[:, 1:]
 
 
 def making_cost(tables: Tables) -> Iterator[Unit]:

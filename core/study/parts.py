@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def made_schema(num_values: int) -> pa.Schema:
 def encode(table: pa.Table, key: str) -> bytes:
     """A table as the bytes of a part; the same table gives the same bytes."""
     buffer = BytesIO()
-    pq.write_table(table.replace_schema_metadata({KEY: key}), buffer, compression="zstd")
+    pq.write_table(table.replace_schema_metadata({KEY: key}), buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 
@@ -141,7 +142,16 @@ def has_part(folder: Path, kind: str, key: str) -> bool:
 def is_whole(path: Path, key: str) -> bool:
     """Whether a Parquet file is there, whole and marked with this key."""
     try:
-        metadata = pq.read_metadata(path).metadata or {}
+        state = path.stat()
+        return _key_of(path, state.st_size, state.st_mtime_ns) == key.encode()
     except (OSError, pa.ArrowException):
         return False
-    return bool(metadata.get(KEY) == key.encode())
+
+
+@lru_cache(maxsize=100_000)
+def _key_of(path: Path, num_bytes: int, changed: int) -> bytes | None:
+    """The key of a file, all of which can be read: a footer says nothing of the pages before it."""
+    file = pq.ParquetFile(path, page_checksum_verification=True)
+    for number in range(file.num_row_groups):
+        file.read_row_group(number)
+    return (file.metadata.metadata or {}).get(KEY)

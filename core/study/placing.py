@@ -59,6 +59,7 @@ class WholeAnswers:
         attacked: Of fixed examples, by source and attack in words: those made under the study's first policy, from the
             first of several random starts.
         rules: Success rule of each of these, on this model.
+        goals: Goal class of each of these; None of an untargeted one.
     """
 
     model: StudyModel
@@ -66,6 +67,7 @@ class WholeAnswers:
     clean: ExitAnswers
     attacked: dict[tuple[str, str], ExitAnswers]
     rules: dict[tuple[str, str], SuccessRule]
+    goals: dict[tuple[str, str], int | None]
 
 
 def all_exits_models(study: Study) -> list[StudyModel]:
@@ -89,7 +91,7 @@ def whole_answers(folder: Path, study: Study, model: StudyModel) -> WholeAnswers
         table = pq.read_table(path, filters=[("target", "=", model.name)])
     except (OSError, pa.ArrowException) as error:
         raise ExitLensError(f"{path} cannot be read. Run a study with placements there.") from error
-    cells, rules = _fixed_cells(folder, study, model)
+    cells, rules, goals = _fixed_cells(folder, study, model)
     groups: dict[tuple[str, str], list[pa.Table]] = {}
     for cell, key, rows in _runs(table):
         if cell in cells:
@@ -104,12 +106,16 @@ def whole_answers(folder: Path, study: Study, model: StudyModel) -> WholeAnswers
         _joined(clean),
         {key: _joined(rows) for key, rows in groups.items() if sum(map(len, rows)) == len(images)},
         rules,
+        goals,
     )
 
 
-def _fixed_cells(folder: Path, study: Study, model: StudyModel) -> tuple[set[str], dict[tuple[str, str], SuccessRule]]:
-    """Keys of clean cells and of fixed examples, and the rule by which a model counts, by source and attack."""
+def _fixed_cells(
+    folder: Path, study: Study, model: StudyModel
+) -> tuple[set[str], dict[tuple[str, str], SuccessRule], dict[tuple[str, str], int | None]]:
+    """Keys of clean cells and of fixed examples; the rule by which a model counts, and its goal, by attack."""
     rules: dict[tuple[str, str], SuccessRule] = {}
+    goals: dict[tuple[str, str], int | None] = {}
     alike: dict[tuple[str, ...], dict[int, str]] = {}
     for cell in read_cells(folder, study):
         if cell.attack is None:
@@ -121,9 +127,9 @@ def _fixed_cells(folder: Path, study: Study, model: StudyModel) -> tuple[set[str
         key = (cell.source, cell.attack.label)
         own = cell.attack.success_rule
         name = own if cell.source == model.name else rule_elsewhere(own, cell.attack.goal_class)
-        rules[key] = SUCCESS_RULES[name]
+        rules[key], goals[key] = SUCCESS_RULES[name], cell.attack.goal_class
         alike.setdefault((cell.images, *key), {})[getattr(cell.attack, "seed", 0)] = cell.key
-    return {by_seed[min(by_seed)] for by_seed in alike.values()}, rules
+    return {by_seed[min(by_seed)] for by_seed in alike.values()}, rules, goals
 
 
 def _runs(table: pa.Table) -> list[tuple[str, tuple[str, str], pa.Table]]:
@@ -167,7 +173,7 @@ def placed_rows(whole: WholeAnswers, exits: Sequence[int], policy: ExitPolicy, n
     rows = []
     for (source, attack), answers in whole.attacked.items():
         rule = whole.rules[source, attack]
-        case = StoredCase(whole.clean.at(exits), answers.at(exits), whole.labels, policy)
+        case = StoredCase(whole.clean.at(exits), answers.at(exits), whole.labels, policy, whole.goals[source, attack])
         adversarial = answers.at(exits).decide(policy)
         share = rate_of(rule.succeeded(case), rule.attackable(case))
         rows.append(

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from core.study.charts import Chart, Setting, attack_words, charts, labels_of, o
 from core.study.claims import count_words, first_policy, interval_words, judge_claims, load_claims
 from core.study.making import Making, making_tables
 from core.study.making_charts import making_charts, stopping_charts
-from core.study.spec import policy_words, shipped_studies
-from core.study.store import SPEC_FILE, Study, read_study
+from core.study.spec import load_study, policy_words, shipped_studies
+from core.study.store import PROJECT, SPEC_FILE, Study, read_study
 from core.study.summary import summary_table
 
 TEMPLATE = "report.html.jinja"
@@ -57,15 +58,25 @@ def report_html(folder: Path) -> str:
         surrogates=_surrogates_shown(study, summary, black_box),
         summary=_shown(summary, study),
         spec_text=(folder / SPEC_FILE).read_text(encoding="utf-8"),
-        command=command_of(study),
+        command=command_of(folder, study),
     )
 
 
-def command_of(study: Study) -> str:
-    """The command that runs a study again."""
-    asked = study.spec.name if study.spec.name in shipped_studies() else SPEC_FILE
-    words = f"python -m core study run {asked} --out {shlex.quote('output/' + study.spec.name)}"
-    return f"{words} --num-images {study.spec.num_images}" if study.spec.num_images else words
+def command_of(folder: Path, study: Study, *, goes_on: bool = False) -> str:
+    """The command that runs a study again, from the project's root.
+
+    Args:
+        folder: Of the study.
+        study: Its description.
+        goes_on: In its own folder, where what is done stays, and not in another.
+    """
+    place = folder.relative_to(PROJECT) if folder.is_relative_to(PROJECT) else folder
+    out = place if goes_on else Path("output") / study.spec.name
+    name, num_images = study.spec.name, study.spec.num_images
+    is_preset = name in shipped_studies() and replace(load_study(name)[0], num_images=num_images) == study.spec
+    asked = name if is_preset else shlex.quote(str(place / SPEC_FILE))
+    words = f"python -m core study run {asked} --out {shlex.quote(str(out))}"
+    return f"{words} --num-images {num_images}" if is_preset and num_images else words
 
 
 def with_bounds(claims: pd.DataFrame) -> pd.DataFrame:
@@ -122,6 +133,8 @@ FRACTIONS = ("rate", "low", "high", "clean_accuracy", "adversarial_accuracy", "c
 def _surrogates_shown(study: Study, summary: pd.DataFrame, black_box: pd.DataFrame) -> dict[str, Any]:
     """One row a surrogate and target, as text: under the first policy, the first attack as far as it may go."""
     choices = offered(study, summary)
+    if not choices.strengths:
+        return {"columns": [], "rows": [], "setting": ""}
     name, strengths = next(iter(choices.strengths.items()))
     setting = Setting(choices.policies[0], name, strengths[-1], choices.objectives[name][0], choices.images[0])
     labels = labels_of(study)

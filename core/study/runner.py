@@ -24,7 +24,7 @@ from core.study.gather import gather, is_done
 from core.study.models import StudyModel
 from core.study.placements import placement_names, with_placements
 from core.study.spec import StudySpec
-from core.study.store import SPEC_FILE, Study
+from core.study.store import SPEC_FILE, STUDY_FILE, Study, has_rows
 from core.study.surrogate_files import FOLDER, StoredModel, card_of, states_folder, stored_model, write_surrogate
 from core.study.surrogate_plans import plan_surrogates
 from core.study.surrogate_training import GRADIENT_COST, Trained, Training, training_multiply_adds
@@ -92,7 +92,8 @@ def run_study(
         ExitLensError: If the study names what is not there, another run works in the folder, or it cannot be written.
         Cancelled: If it was cancelled before all surrogates were trained; those that are stay.
     """
-    own_cards = _cards()
+    _check_has_parts(folder)
+    own_cards = available_cards()
     cards = with_placements(own_cards, spec.placements)
     placements = placement_names(own_cards, spec.placements)
     image_sets = {name: _image_indices(name, spec.num_images) for name in spec.images}
@@ -115,6 +116,19 @@ def run_study(
                 parts.write_part(folder, kind, key, content)
             report(done.cell.key)
         return gather(folder, study, cells)
+
+
+def _check_has_parts(folder: Path) -> None:
+    """Makes sure that what a folder holds can be gone on with.
+
+    Raises:
+        ExitLensError: If it holds tables alone, which a run that starts from nothing would write over.
+    """
+    if (folder / STUDY_FILE).is_file() and not (folder / "parts").is_dir() and has_rows(folder):
+        raise ExitLensError(
+            f"{folder} holds the tables of a study without the parts they are made of, as it ships; a run there would "
+            "write over them. Choose another folder with --out, and ship from there."
+        )
 
 
 def _trained(
@@ -144,7 +158,7 @@ def _trained(
     return cards
 
 
-def _cards() -> dict[str, ModelCard]:
+def available_cards() -> dict[str, ModelCard]:
     """Of all models that can be read; the others are no part of any study."""
     cards = {}
     for name in list_models():

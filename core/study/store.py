@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +26,7 @@ CELLS_FILE, DECISIONS_FILE, STEPS_FILE, TIMINGS_FILE = (
     f"{name}.parquet" for name in ("cells", "decisions", "steps", "timings")
 )
 ANSWERS_FILE, SURROGATES_FILE = "answers.parquet", "surrogates.parquet"
+_AGAIN = "{path} is {fault}. Run the study again there: what is done stays."
 TABLES = (CELLS_FILE, DECISIONS_FILE, STEPS_FILE, TIMINGS_FILE)
 
 
@@ -93,6 +94,18 @@ def study_folders() -> list[Path]:
     ]
 
 
+def read_table(path: Path, **options: Any) -> pa.Table:
+    """A table of a study, or rows of it; options as ``pyarrow.parquet.read_table`` takes them.
+
+    Raises:
+        ExitLensError: If it is missing or damaged; the message names the file.
+    """
+    try:
+        return pq.read_table(path, page_checksum_verification=True, **options)
+    except (OSError, pa.ArrowException) as error:
+        raise ExitLensError(_AGAIN.format(path=path, fault="damaged" if path.is_file() else "missing")) from error
+
+
 def has_rows(folder: Path) -> bool:
     """Whether there is a decision in the tables of a study."""
     try:
@@ -111,17 +124,19 @@ def ship(folder: Path, place: Path) -> None:
         place: Where to; what is there is written over.
 
     Raises:
-        ExitLensError: If the study is not finished or a table is missing.
+        ExitLensError: If the study is not finished, or a table is missing or damaged.
     """
     study = read_study(folder)
     if not study.is_complete:
         raise ExitLensError(f"{study.num_done} of {len(study.cells)} cells of {folder} are done. Finish it first.")
     optional = [ANSWERS_FILE] * bool(study.spec.placements) + [SURROGATES_FILE] * bool(study.spec.surrogates)
     for name in (STUDY_FILE, SPEC_FILE, *TABLES, *optional):
+        if name not in (STUDY_FILE, SPEC_FILE):
+            read_table(folder / name)  # nothing damaged ships
         try:
             content = (folder / name).read_bytes()
         except OSError as error:
-            raise ExitLensError(f"{folder / name} is missing. Run the study again there.") from error
+            raise ExitLensError(_AGAIN.format(path=folder / name, fault="missing")) from error
         parts.write_whole(place / name, _rounded(content) if name in (DECISIONS_FILE, ANSWERS_FILE) else content)
 
 
@@ -145,7 +160,7 @@ def connect(folder: Path) -> "duckdb.DuckDBPyConnection":
     Where the study has surrogates there is ``surrogates`` too.
 
     Raises:
-        ExitLensError: If a table is missing.
+        ExitLensError: If a table is missing or damaged.
     """
     import duckdb
 
@@ -153,8 +168,11 @@ def connect(folder: Path) -> "duckdb.DuckDBPyConnection":
     for file in TABLES:
         path = folder / file
         if not path.is_file():
-            raise ExitLensError(f"{path} is missing. Run the study again there: what is done stays.")
-        connection.read_parquet(str(path)).create_view(path.stem)
+            raise ExitLensError(_AGAIN.format(path=path, fault="missing"))
+        try:
+            connection.read_parquet(str(path)).create_view(path.stem)
+        except duckdb.Error as error:
+            raise ExitLensError(_AGAIN.format(path=path, fault="damaged")) from error
     if (folder / SURROGATES_FILE).is_file():
         connection.read_parquet(str(folder / SURROGATES_FILE)).create_view("surrogates")
     return connection

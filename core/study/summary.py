@@ -103,7 +103,7 @@ def summary_table(folder: Path) -> pd.DataFrame:
     change = rows.adversarial_cost - rows.clean_cost
     half = NORMAL_QUANTILE * rows.deviation / np.sqrt(rows.num_all.clip(lower=1))
     rows = rows.drop(columns="deviation").assign(
-        **pd.DataFrame([fooled_columns(share) for share in shares], columns=["rate", "low", "high"]),
+        **pd.DataFrame([fooled_columns(share) for share in shares], columns=["rate", "low", "high"], dtype="float64"),
         cost_change_low=change - half,
         cost_change_high=change + half,
     )

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from core.checkpoints import ModelCard
 from core.errors import ExitLensError
@@ -18,12 +17,21 @@ from core.study.cells import Cell
 from core.study.gather import MADE_COLUMNS, answers_of, judged
 from core.study.models import model_hash
 from core.study.placements import with_placements
-from core.study.store import DECISIONS_FILE, Study, read_study
+from core.study.store import DECISIONS_FILE, Study, read_study, read_table
 from core.study.surrogate_files import stored_model
 from core.study.work import Task, do_cell
 
 ENOUGH = 0.99
-_VERDICT = ["clean_prediction", "clean_computed_exit", "adversarial_prediction", "adversarial_computed_exit"]
+_ROUNDING = 1e-6
+_VERDICT = [
+    "clean_prediction", "clean_computed_exit", "adversarial_prediction", "adversarial_computed_exit", "attackable",
+    "succeeded",
+]  # fmt: skip
+_COSTS = ["clean_cost", "adversarial_cost"]
+# What no float sum moves: it is the same, or the table is not that of this study.
+_ASKED = [
+    "images", "label", "source", "attack", "epsilon", "objective", "seed", "threshold", "fallback", "success_rule",
+]  # fmt: skip
 _ROW = ["image_id", "target", "policy"]
 
 
@@ -34,7 +42,7 @@ class Verified:
     Attributes:
         num_cells: Done again.
         num_rows: Compared: images times targets times policies.
-        num_same: Of them, same answer and same exit, clean and adversarial.
+        num_same: Of them, same answer, exit and cost, clean and adversarial, and same outcome of the attack.
     """
 
     num_cells: int
@@ -81,7 +89,8 @@ def verify_study(
         on_progress: Called after each cell.
 
     Raises:
-        ExitLensError: If a model is another one now, or a table is missing.
+        ExitLensError: If a model is another one now, or a table is missing, lacks rows, has some twice, or says that
+            other things were asked.
     """
     study = read_study(folder)
     if changed := changed_models(study, cards):
@@ -96,15 +105,30 @@ def verify_study(
     compared = []
     for number, index in enumerate(sorted(drawn.tolist())):
         again = _rows_of(folder, study, attacked[index], clean_of[attacked[index].images])
-        stored = pq.read_table(folder / DECISIONS_FILE, filters=[("cell", "=", attacked[index].key)]).to_pandas()
-        compared.append(stored.merge(again, on=_ROW, suffixes=("", "_again"), validate="one_to_one"))
-        if len(compared[-1]) != len(stored) or stored.empty:
-            raise ExitLensError(f"{folder / DECISIONS_FILE} lacks rows of cell {attacked[index].key}.")
+        stored = read_table(folder / DECISIONS_FILE, filters=[("cell", "=", attacked[index].key)]).to_pandas()
+        compared.append(_side_by_side(stored, again, f"{folder / DECISIONS_FILE}, cell {attacked[index].key}"))
         if on_progress:
             on_progress(Progress((number + 1) / len(drawn), f"{number + 1} of {len(drawn)} cells"))
     rows = pd.concat(compared)
-    same = np.logical_and.reduce([rows[name] == rows[f"{name}_again"] for name in _VERDICT])
+    same = np.logical_and.reduce(
+        [rows[name] == rows[f"{name}_again"] for name in _VERDICT]
+        + [np.isclose(rows[name], rows[f"{name}_again"], rtol=0, atol=_ROUNDING) for name in _COSTS]
+    )
     return Verified(len(drawn), len(rows), int(same.sum()))
+
+
+def _side_by_side(stored: pd.DataFrame, again: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Every row beside the one made again."""
+    if stored.duplicated(_ROW).any():
+        raise ExitLensError(f"{where} has rows twice. Run the study again there.")
+    both = stored.merge(again, on=_ROW, suffixes=("", "_again"))
+    if not len(both) == len(stored) == len(again):
+        raise ExitLensError(
+            f"{where} has {len(stored)} rows, of which {len(both)} are among the {len(again)} of the cell."
+        )
+    if changed := [name for name in _ASKED if (both[name] != both[f"{name}_again"]).any()]:
+        raise ExitLensError(f"{where} says otherwise what was asked: {', '.join(changed)}.")
+    return both
 
 
 def _rows_of(folder: Path, study: Study, cell: Cell, clean_cell: Cell) -> pd.DataFrame:
@@ -122,5 +146,5 @@ def _rows_of(folder: Path, study: Study, cell: Cell, clean_cell: Cell) -> pd.Dat
         for target, adversarial in after.items()
         for number in range(len(study.spec.policies))
     ]
-    rows: pd.DataFrame = pa.concat_tables(tables).select([*_ROW, *_VERDICT]).to_pandas()
+    rows: pd.DataFrame = pa.concat_tables(tables).select([*_ROW, *_VERDICT, *_COSTS, *_ASKED]).to_pandas()
     return rows
