@@ -3,13 +3,19 @@
 from pathlib import Path
 
 import pytest
+import torchattacks
+from test_attack_parity import AtExit
 
-from core.checkpoints import list_models, load_card
+from core.checkpoints import list_models, load_card, load_model
+from core.data import open_image_set
+from core.evaluation import logits_of
+from core.exits import ExitPolicy, decide
 from core.study.cell_table import read_cells
 from core.study.spec import parse_study
-from core.study.store import SHIPPED, SPEC_FILE, read_study
+from core.study.store import DECISIONS_FILE, SHIPPED, SPEC_FILE, read_study, read_table
 from core.study.verify import changed_models, verify_study
 
+EARLY, STATIC = "cifar10-resnet56-early-exit", "cifar10-resnet56-static"
 RESULTS = sorted(path.parent for path in SHIPPED.glob("*/study.json"))
 each = pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
 needs_checkpoints = pytest.mark.skipif(not list_models(), reason="checkpoints/ holds no model")
@@ -52,3 +58,36 @@ def test_a_cell_done_again_says_the_same(folder: Path) -> None:
         pytest.skip("the weights of its surrogates do not ship")
     verified = verify_study(folder, {name: load_card(name) for name in list_models()}, num_cells=1)
     assert verified.agrees, verified
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.data("cifar10:test")
+@needs_checkpoints
+@pytest.mark.parametrize("name", ["FGSM", "PGD"])
+@pytest.mark.parametrize(("source", "target"), [(STATIC, EARLY), (EARLY, STATIC)], ids=["S2D", "D2S"])
+def test_transfer_is_what_another_library_finds(source: str, target: str, name: str) -> None:
+    # Mutants: source and target swapped; verdicts of clean images; success counted at the source.
+    epsilon, policy = 2 / 255, ExitPolicy(0.9)
+    stored = read_table(
+        SHIPPED / "transfer" / DECISIONS_FILE,
+        filters=[
+            ("source", "=", source), ("target", "=", target), ("attack_name", "=", name.lower()),
+            ("objective", "=", "final"), ("epsilon", "=", epsilon), ("policy", "=", "T=0.90"),
+            ("stop_when_fooled", "=", False),
+        ],
+    ).to_pandas()[:100]  # fmt: skip
+    indices = [int(image_id.rpartition("/")[2]) for image_id in stored.image_id]
+    images = open_image_set("cifar10:test").select(indices)
+    models = {model: load_model(model)[0] for model in (source, target)}
+    attacked = AtExit(models[source], models[source].num_exits - 1).eval()
+    if name == "FGSM":
+        peer = torchattacks.FGSM(attacked, eps=epsilon)
+    else:
+        peer = torchattacks.PGD(attacked, eps=epsilon, alpha=epsilon / 4, steps=10, random_start=False)
+    adversarial = peer(images.pixels(), images.labels)
+    said = decide(logits_of(models[target], adversarial), policy).prediction
+    assert images.labels.tolist() == stored.label.tolist() and len(stored) == 100
+    assert 0.2 < stored.succeeded.mean() < 0.8  # else anything would agree
+    agreed = (said != images.labels).numpy() == stored.succeeded.to_numpy()
+    assert agreed.mean() >= 0.99
