@@ -17,7 +17,7 @@ from ui.picking import selection_line
 from ui.restoring import set_controls
 from ui.state import IMAGE_SET, OWN_PICTURES, PAIR_RUN, RunState, by_name, of_uploads, run_state
 
-PATIENCE_SECONDS = 10.0  # all nine models that ship, attacked on a few images, take 9 on two usual cores
+PATIENCE_SECONDS = 10.0  # all nine models that ship, attacked on a few images, are reckoned at 9.3
 QUICK_SECONDS = 1.5  # what is over by then is waited for: progress, and the pass through the page after it, take longer
 
 

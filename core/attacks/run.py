@@ -226,7 +226,8 @@ def attack(
         report.fit(step)
         end_if(cancel)
 
-    fitted = method.fit(searched, images[:batch_size].to(device), spec, policy, on_fit) if method.fit else None
+    with enough_memory(device):
+        fitted = method.fit(searched, images[:batch_size].to(device), spec, policy, on_fit) if method.fit else None
     run = fitted or method.steps
     assert run is not None
 

@@ -29,6 +29,7 @@ def put_weights(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     told._metadata = getattr(own, "_metadata", None)  # type: ignore[attr-defined]
     with foreign_code("Filling the network"):
         try:
+            # Strict all the same: torch's own refusal would list every key, ours below counts them.
             missing, unexpected = network.load_state_dict(told, strict=False)
         except RuntimeError as error:
             raise ExitLensError(str(error).strip().splitlines()[-1].strip()) from error

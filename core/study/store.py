@@ -26,7 +26,7 @@ CELLS_FILE, DECISIONS_FILE, STEPS_FILE, TIMINGS_FILE = (
     f"{name}.parquet" for name in ("cells", "decisions", "steps", "timings")
 )
 ANSWERS_FILE, SURROGATES_FILE = "answers.parquet", "surrogates.parquet"
-_AGAIN = "{path} is {fault}. Run the study again there: what is done stays."
+_AGAIN = "{path} is {fault}. Restore it, or run the study again where its parts are: what is done stays."
 TABLES = (CELLS_FILE, DECISIONS_FILE, STEPS_FILE, TIMINGS_FILE)
 
 

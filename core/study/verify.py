@@ -95,8 +95,8 @@ def verify_study(
     study = read_study(folder)
     if changed := changed_models(study, cards):
         raise ExitLensError(
-            f"{', '.join(changed)} changed since {folder} was run, or is gone. Run the study again: only what the "
-            "models touch is done again."
+            f"{', '.join(changed)} changed since {folder} was run, or is gone. Run the study again where its parts "
+            "are: only what the models touch is done again."
         )
     cells = read_cells(folder, study)
     clean_of = {cell.images: cell for cell in cells if cell.attack is None}
@@ -120,7 +120,7 @@ def verify_study(
 def _side_by_side(stored: pd.DataFrame, again: pd.DataFrame, where: str) -> pd.DataFrame:
     """Every row beside the one made again."""
     if stored.duplicated(_ROW).any():
-        raise ExitLensError(f"{where} has rows twice. Run the study again there.")
+        raise ExitLensError(f"{where} has rows twice. Restore it, or run the study again where its parts are.")
     both = stored.merge(again, on=_ROW, suffixes=("", "_again"))
     if not len(both) == len(stored) == len(again):
         raise ExitLensError(
