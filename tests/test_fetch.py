@@ -380,7 +380,8 @@ def test_server_that_falls_silent_is_given_up(toy: Served, tmp_path: Path, monke
 def test_silence_does_not_keep_anybody_from_cancelling(toy: Served, tmp_path: Path) -> None:
     # Mutant: a token looked at between chunks alone, and half a minute until a server is given up.
     silence, token, started = threading.Event(), threading.Event(), time.monotonic()
-    toy.in_the_middle = lambda: (token.set(), silence.wait(20))
+    # Set once all that was sent has been taken, so that no chunk brings the token to anybody's mind.
+    toy.in_the_middle = lambda: (silence.wait(1), token.set(), silence.wait(20))
     with pytest.raises(Cancelled):
         fetch("toy", root=tmp_path / "data", cancel=token)
     silence.set()

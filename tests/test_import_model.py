@@ -512,6 +512,7 @@ def test_a_disk_that_fills_up_leaves_no_half_of_a_model(project: Path, monkeypat
 
     def fails(path: Path, content: bytes) -> int:
         if path.name.startswith("card"):
+            write(path, content[:9])
             raise OSError(28, "No space left on device")
         return write(path, content)
 

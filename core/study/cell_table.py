@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from core.errors import ExitLensError
 from core.study import parts
 from core.study.cells import Cell, attack_fields, policy_text, read_attack, read_policy
-from core.study.store import CELLS_FILE, Study
+from core.study.store import CELLS_FILE, Study, read_table
 
 CELLS_SCHEMA = pa.schema(
     [
@@ -70,13 +69,10 @@ def read_cells(folder: Path, study: Study) -> list[Cell]:
     """The cells of a study as its table has them.
 
     Raises:
-        ExitLensError: If the table is missing, or a cell does not bear the key that its content has.
+        ExitLensError: If the table is missing or damaged, or a cell does not bear the key that its content has.
     """
     path = folder / CELLS_FILE
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise ExitLensError(f"{path} cannot be read. Run the study again there: what is done stays.") from error
+    rows = read_table(path).to_pylist()
     cells = [_cell(row, study) for row in rows]
     if not tuple(cell.key for cell in cells) == tuple(row["cell"] for row in rows) == study.cells:
         raise ExitLensError(f"The cells in {path} are not those of the study beside it. Run the study again there.")
