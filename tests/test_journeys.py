@@ -8,7 +8,7 @@ from browsing import click_mark, idle, metric, pick, press_threshold, settled, s
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from core.checkpoints import list_models
+from core.checkpoints import list_models, load_card
 
 pytestmark = [
     pytest.mark.browser,
@@ -109,8 +109,8 @@ def test_engineer_follows_one_attack_from_page_to_page(browser: Browser, server:
     expect(page.get_by_text(re.compile("fool ")).first).to_be_visible()
     expect(page.get_by_text("Does what fools one model")).to_be_visible()
 
-    # Source in the second row, target in the first column, of three models.
-    size = len(list_models())
+    # Source in the second row, target in the first column.
+    size = sum(load_card(name).shares is None for name in list_models())
     click_mark(page, "transfer-matrix", size)
     title = page.get_by_text(re.compile(r"Made on .*, fooled .*: \d+ image")).first
     expect(title).to_be_visible()

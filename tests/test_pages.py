@@ -9,7 +9,7 @@ import pytest
 from every_page import finished, fresh_caches, has_metrics, metrics, opened
 from streamlit.testing.v1 import AppTest
 
-from core.checkpoints import checkpoints_folder, list_models
+from core.checkpoints import checkpoints_folder, list_models, load_card
 
 __all__ = ["fresh_caches"]
 ROOT = Path(__file__).parents[1]
@@ -226,6 +226,17 @@ def test_a_link_to_a_run_on_every_model_opens_with_that_run() -> None:
     assert not any("controls have changed" in caption.value for caption in test.caption)
     chart = next(each for each in test.get("plotly_chart") if each.proto.alt.startswith("Transfer."))
     assert "all exits" in chart.proto.alt
+
+
+def test_transfer_opens_with_models_trained_as_a_whole() -> None:
+    # Mutant: every model, exits on the backbones of others too: half as long again to wait, for what is known.
+    def drawn(page: AppTest) -> list[str]:
+        return [each.proto.alt for each in page.get("plotly_chart") if each.proto.alt.startswith("Transfer matrix.")]
+
+    test = finished(opened("transfer", attack="FGSM", images="3"), drawn)
+    assert "all exits" not in drawn(test)[0]
+    whole = sum(load_card(name).shares is None for name in list_models())
+    assert drawn(test)[0].count(" to ") == whole**2
 
 
 def test_attack_is_replayed_step_by_step() -> None:

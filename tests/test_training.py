@@ -61,6 +61,14 @@ def test_twin_recipes_differ_in_name_exits_and_seed_only(static_name: str) -> No
     assert (static.exits, early.exits) == ("none", "standard")
 
 
+@pytest.mark.parametrize("name", [name for name in SHIPPED if "-seed-" in name])
+def test_recipes_of_another_seed_differ_in_name_and_seed_only(name: str) -> None:
+    # Mutants: an epoch more for one seed; a name that tells another seed than the recipe has.
+    first, seed = name.split("-seed-")
+    usual, other = load_recipe(first), load_recipe(name)
+    assert other == dataclasses.replace(usual, name=name, seed=int(seed)) and other.seed != usual.seed
+
+
 TOML = """
 name = "mine"
 dataset = "cifar10"

@@ -83,11 +83,12 @@ def _models(label: str, cards: dict[str, ModelCard], key: str) -> tuple[str, ...
         label,
         list(cards),
         format_func=lambda name: glyph_label(cards[name]),
-        placeholder="all models",
+        placeholder="all models trained as a whole",
         help=meaning("source"),
         key=key,
     )
-    return tuple(chosen or cards)
+    # Exits on another model's backbone fall with it, so they add to the wait more than to the answer.
+    return tuple(chosen or [name for name, card in cards.items() if card.shares is None] or cards)
 
 
 def denominator_control(success_rule: str) -> str:

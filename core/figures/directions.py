@@ -21,6 +21,7 @@ DIRECTIONS = ("S2S", "S2D", "D2S", "D2D")
 WORDS = {"S": "static", "D": "early-exit"}
 _COLOURS = {"S": STATIC, "D": EARLY_EXIT}
 _SPREAD = 0.5
+_MANY = 6  # points of one direction beyond which full-sized ones would hide each other
 _HOVER = ["source", "target", "num_fooled", "num_images", "low", "high"]
 
 
@@ -106,7 +107,7 @@ def _points(direction: str, group: pd.DataFrame, places: pd.Series, labels: dict
         "mode": "markers",
         "marker": {
             "symbol": KIND_SYMBOLS[WORDS[direction[2]]],
-            "size": 11,
+            "size": 11 if len(group) <= _MANY else 8,
             "color": _COLOURS[direction[0]],
             "line": {"color": "#FFFFFF", "width": 1},
         },
