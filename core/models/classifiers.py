@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import ExitLensError
+from core.models.costs import check_subset, exit_costs
 
 POOLED_SIDE = 4
 
@@ -97,9 +98,6 @@ class ExitNetwork(nn.Module):
     def exit_costs(self) -> tuple[float, ...]:
         """Cost fraction of leaving at each exit, K of them, counted once on first use."""
         if self._exit_costs is None:
-            # Imported here: torch's counter brings a second of imports that a loaded card spares.
-            from core.models.costs import exit_costs
-
             self._exit_costs = exit_costs(self, self.image_size)
         return self._exit_costs
 
@@ -183,18 +181,3 @@ class ExitNetwork(nn.Module):
             classifiers.append(ExitClassifier(features.shape[1], features.shape[2], num_classes))
         self.backbone.train(was_training)
         return classifiers
-
-
-def check_subset(exit_indices: Sequence[int], num_exits: int) -> tuple[int, ...]:
-    """The exits of a placement, checked.
-
-    Raises:
-        ExitLensError: If they do not rise within ``num_exits`` or do not end with the final one.
-    """
-    kept = tuple(exit_indices)
-    if list(kept) != sorted(set(kept)) or kept[-1:] != (num_exits - 1,) or kept[0] < 0:
-        raise ExitLensError(
-            f"The exits {list(kept)} are no placement: give rising indices from 0 that end with the final exit, "
-            f"{num_exits - 1}."
-        )
-    return kept

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.backends import mha
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from core.models.classifiers import check_subset
+from core.errors import ExitLensError
 from core.models.protocol import ExitModel
 
 
@@ -95,6 +95,21 @@ def subset_costs(layers: Sequence[int], classifiers: Sequence[int], exit_indices
     total = sum(layers) + sum(classifiers[index] for index in kept)
     done = accumulate(classifiers[index] for index in kept)
     return tuple((sum(layers[: index + 1]) + own) / total for index, own in zip(kept, done, strict=True))
+
+
+def check_subset(exit_indices: Sequence[int], num_exits: int) -> tuple[int, ...]:
+    """The exits of a placement, checked.
+
+    Raises:
+        ExitLensError: If they do not rise within ``num_exits`` or do not end with the final one.
+    """
+    kept = tuple(exit_indices)
+    if list(kept) != sorted(set(kept)) or kept[-1:] != (num_exits - 1,) or kept[0] < 0:
+        raise ExitLensError(
+            f"The exits {list(kept)} are no placement: give rising indices from 0 that end with the final exit, "
+            f"{num_exits - 1}."
+        )
+    return kept
 
 
 def backbone_fractions(model: ExitModel, image_size: int) -> tuple[float, ...]:

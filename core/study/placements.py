@@ -8,8 +8,8 @@ from pydantic import ConfigDict, StrictFloat
 
 from core.checkpoints import LoadedModel, ModelCard, load_model
 from core.errors import ExitLensError
-from core.models.classifiers import ExitNetwork, check_subset
-from core.models.costs import subset_costs
+from core.models.classifiers import ExitNetwork
+from core.models.costs import check_subset, subset_costs
 
 _AT = "@"
 
