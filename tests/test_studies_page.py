@@ -78,6 +78,7 @@ def shelf(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPa
         for direction, margin, measure in kinds
     ]
     monkeypatch.setattr(claims, "load_claims", lambda: asked)
+    monkeypatch.setattr(claims, "MIN_IMAGES", 10)  # toys have twelve
     monkeypatch.setattr("core.study.report.load_claims", lambda: asked)
     return tmp_path
 

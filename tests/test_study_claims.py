@@ -1,7 +1,8 @@
 """Claims: measures against loops over rows, intervals against oracles, verdicts by hand."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,6 +45,12 @@ def claim(**changes: object) -> Claim:
         "direction": "greater", "margin": 0.02,
     }  # fmt: skip
     return Claim(**(fields | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def toys_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claims are decided on ten images, as toys have twelve."""
+    monkeypatch.setattr(claims, "MIN_IMAGES", 10)
 
 
 # Measures
@@ -184,7 +191,9 @@ def test_n_of_a_claim_counts_what_the_measure_counts(study_folder: Path) -> None
     table = judge_claims(study_folder, [claim(measure="early_to_static_minus_back")]).iloc[0]
     (found,) = measured(study_folder, "early_to_static_minus_back")
     assert table.num_images == table.num_images_most == int(found.denominator.sum()) < 12
-    assert claims.count_words({"num_images": 843, "num_images_most": 1906}) == "n = 843 to 1,906"
+    several = {"num_images": 843, "num_images_most": 1906, "num_comparisons": 4}
+    assert claims.count_words(several) == "n = 843 to 1,906, the mean of 4 comparisons"
+    assert claims.count_words(table.to_dict()) == f"n = {table.num_images}"
 
 
 class FakeTables:
@@ -229,6 +238,88 @@ def test_harder_data_is_compared_by_a_difference_of_rates() -> None:
     (found,) = MEASURES["harder_minus_easier"](FakeTables(shown, [True] * 4))  # type: ignore[arg-type]
     assert found.models == (hard, easy)
     assert found.numerator.sum() / found.denominator.sum() == pytest.approx(2 / 3 - 1 / 4)
+
+
+def test_the_interval_of_a_difference_of_rates_is_that_of_two_samples() -> None:
+    # Mutant: each side over its size before drawing: how many of either are drawn would widen the interval twofold.
+    hard, easy = replace(model("h"), dataset="hard"), replace(model("e"), dataset="easy")
+    shown = {hard: [1.0] * 270 + [0.0] * 30, easy: [1.0] * 240 + [0.0] * 60}
+    (draws,) = resample([list(MEASURES["harder_minus_easier"](FakeTables(shown, [True] * 300)))])  # type: ignore[arg-type]
+    assert draws.mean() == pytest.approx(0.1, abs=0.002)
+    assert draws.std() == pytest.approx(np.sqrt(0.9 * 0.1 / 300 + 0.8 * 0.2 / 300), rel=0.05)
+
+
+class MadeUpTables(Tables):
+    """Tables of four images that every model answers rightly, with one rate for each pair of models."""
+
+    def __init__(self, models: list[StudyModel], rates: Callable[[str, str], float], pairs: str = "") -> None:
+        """Of models, and how much of what is made on one fools another."""
+        study = SimpleNamespace(models=tuple(models), spec=SimpleNamespace(made_anew=False))
+        super().__init__(study, None, Where("p", pairs=pairs))  # type: ignore[arg-type]
+        self.rates = rates
+
+    def _images_of_all(self, objective: str) -> dict[tuple[str, str], pd.DataFrame]:
+        ids = pd.Index([f"image/{number}" for number in range(4)], name="image_id")
+        names = [each.name for each in self.study.models]
+        rows = {pair: self.rates(*pair) for pair in product(names, names)}
+        return {
+            pair: pd.DataFrame({"fooled": rate, "cost_change": rate, "was_right": True}, index=ids)
+            for pair, rate in rows.items()
+        }
+
+
+R1, R4, M1 = (model(name, name[0], seed=int(name[1])) for name in ("r1", "r4", "m1"))
+R2, R5, M2 = (model(name, name[0], "early-exit", seed=int(name[1])) for name in ("r2", "r5", "m2"))
+ZOO = [R1, R4, M1, R2, R5, M2]
+TO_EARLY = {"r2": 0.8, "r5": 0.6, "m2": 0.9, "r1": 0.5, "r4": 0.5, "m1": 0.1}
+
+
+def test_an_early_exit_model_is_compared_with_its_twins_from_sources_that_are_neither() -> None:
+    # Mutants: the sign exchanged; the source itself taken for the twin; a twin of another architecture; pairs ignored.
+    def found(pairs: str) -> dict[tuple[str, ...], float]:
+        tables = MadeUpTables(ZOO, lambda _, target: TO_EARLY[target], pairs)
+        return {
+            tuple(each.name for each in unit.models): round(float(unit.numerator.mean()), 6)
+            for unit in MEASURES["to_early_minus_to_static"](tables)
+        }
+
+    same = {("r1", "r2", "r4"): 0.3, ("r1", "r5", "r4"): 0.1, ("r4", "r2", "r1"): 0.3, ("r4", "r5", "r1"): 0.1}
+    across = {
+        ("r1", "m2", "m1"): 0.8, ("r4", "m2", "m1"): 0.8, ("m1", "r2", "r1"): 0.3, ("m1", "r2", "r4"): 0.3,
+        ("m1", "r5", "r1"): 0.1, ("m1", "r5", "r4"): 0.1,
+    }  # fmt: skip
+    assert found("same") == same and found("different") == across and found("") == same | across
+
+
+def test_an_architecture_that_was_trained_twice_counts_once() -> None:
+    # Mutants: the mean over all pairs, in the value or in the draws; weights by kind or architecture of one model.
+    tables = MadeUpTables(ZOO, lambda _, target: TO_EARLY[target], "different")
+    units = list(MEASURES["to_early_minus_to_static"](tables))
+    assert len(units) == 6 and measures.unit_weights(units).sum() == pytest.approx(2)
+    (draws,) = resample([units], num_resamples=50)
+    value = claims._Measured(claim(), "p", draws, units).value
+    # Shown to MobileNet 0.8; shown to ResNet-56 0.3 and 0.1, in the mean 0.2.
+    assert value == pytest.approx(0.5) and draws == pytest.approx(np.full(50, 0.5))
+
+
+def test_transfer_between_early_exit_models_knows_its_pairs() -> None:
+    # Mutants: a model shown its own examples; static ones counted; pairs ignored.
+    def found(measure: str, pairs: str) -> set[tuple[str, ...]]:
+        tables = MadeUpTables(ZOO, lambda *_: 0.5, pairs)
+        return {tuple(each.name for each in unit.models) for unit in MEASURES[measure](tables)}
+
+    assert found("early_to_early", "same") == {("r2", "r5"), ("r5", "r2")}
+    assert found("early_to_early", "different") == {("r2", "m2"), ("m2", "r2"), ("r5", "m2"), ("m2", "r5")}
+    assert found("cost_change", "same") == {("r1", "r2"), ("r1", "r5"), ("r4", "r2"), ("r4", "r5"), ("m1", "m2")}
+
+
+def test_sources_of_other_sizes_are_compared_on_a_model_that_is_kin_to_neither() -> None:
+    # Mutants: smaller minus larger; a source of the model's own architecture, which transfers better whatever its size.
+    large = replace(model("v1", "v"), layer_multiply_adds=(9,))
+    tables = MadeUpTables([R1, M1, large, R2], lambda source, _: {"v1": 0.7, "m1": 0.2}.get(source, 0.9))
+    (found,) = [unit for unit in MEASURES["cost_change_by_size"](tables)]
+    assert tuple(each.name for each in found.models) == ("v1", "m1", "r2")
+    assert found.numerator.mean() == pytest.approx(0.5)
 
 
 # Intervals
@@ -329,13 +420,14 @@ def test_holm_by_hand() -> None:
     assert claims._levels(few, {"f": 5}) == pytest.approx([0.01, 0.01])
 
 
-def test_a_few_images_that_agree_decide_nothing(study_folder: Path) -> None:
+def test_a_few_images_that_agree_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     # Mutant: a bootstrap of identical values, which has no width, taken for certainty.
+    monkeypatch.undo()
     draws, asked = np.full(1000, 1.0), claim(direction="greater")
-    for num_images, verdict in ((9, "undecided"), (10, "holds")):
+    for num_images, verdict in ((99, "undecided"), (100, "holds")):
         row = claims._row(claims._Measured(asked, "p", draws, [unit([1.0] * num_images)]), 0.05)
         assert row["verdict"] == verdict
-        assert ("too few images" in str(row["scope"])) == (num_images < 10)
+        assert ("too few images" in str(row["scope"])) == (num_images < 100)
 
 
 def test_attacks_of_other_numbers_of_steps_count_their_own_passes() -> None:

@@ -142,6 +142,22 @@ def test_every_chart_that_the_tables_allow_is_drawn(study_folder: Path, summary:
     )
 
 
+def test_charts_speak_of_what_an_attack_is_counted_by(study_folder: Path, summary: pd.DataFrame) -> None:
+    # Mutant: slowdowns told as answers that are wrong.
+    found, slowed = drawn(study_folder, summary), drawn(study_folder, summary.assign(success_rule="slowed"))
+    for charts_of, title, axis, counted in (
+        (found, "Who fools whom", "fooled", "that source and target answer rightly when clean"),
+        (slowed, "From model to model", "slowed down", "that leave early on both source and target when clean"),
+    ):
+        matrix, directions, strength = (charts_of[key] for key in ("matrix", "directions", "strength"))
+        assert matrix.title.startswith(title)  # type: ignore[attr-defined]
+        assert matrix.caption.startswith(f"{axis.capitalize()}, of the images {counted}.")  # type: ignore[attr-defined]
+        assert "Outlined: an attack shown to its own source." in matrix.caption  # type: ignore[attr-defined]
+        assert f"Of the images {counted}" in directions.caption  # type: ignore[attr-defined]
+        assert directions.figure.layout.yaxis.title.text == f"target {axis}"  # type: ignore[attr-defined]
+        assert strength.figure.layout.yaxis.title.text == axis  # type: ignore[attr-defined]
+
+
 def test_fixed_and_anew_are_two_lines_over_the_threshold(study_folder: Path, summary: pd.DataFrame) -> None:
     # Mutant: fixed examples judged at each threshold drawn as attacks made anew.
     chart = drawn(study_folder, summary)[f"thresholds-{EARLY}"]
@@ -201,6 +217,7 @@ def test_claims_stand_in_the_report_with_their_verdicts(study_folder: Path, monk
     ]  # fmt: skip
     for module in (claims, report):
         monkeypatch.setattr(module, "load_claims", lambda: asked)
+    monkeypatch.setattr(claims, "MIN_IMAGES", 10)  # toys have twelve
     html = report_html(study_folder)
     for verdict in ("holds", "does not hold", "not measured"):
         assert f'class="verdict">{verdict}</span>' in html

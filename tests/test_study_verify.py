@@ -18,7 +18,7 @@ from core.study import parts
 from core.study.cell_table import read_cells
 from core.study.differences import spec_differences, summary_differences
 from core.study.gather import gather
-from core.study.report import command_of, report_html
+from core.study.report import again_words, command_of, report_html
 from core.study.spec import PolicyChoice
 from core.study.store import (
     CELLS_FILE,
@@ -205,6 +205,10 @@ def test_the_command_names_what_really_makes_the_study(original: Path) -> None:
     study = read_study(original)
     assert command_of(original, study) == f"python -m core study run {original}/spec.toml --out output/toys"
     assert command_of(original, study, goes_on=True).endswith(f"--out {original}")
+    # Mutant: not a word of it where the study's words may mean other models by now.
+    assert "toy-* means all such models" in again_words(study) and "toy-early-exit, toy-static" in again_words(study)
+    named = replace(study.spec, sources=("toy-static",), targets=("toy-static",))
+    assert again_words(replace(study, spec=named)) == ""
     placement, corruptions = ((PROJECT / "results" / name) for name in ("placement", "corruptions"))
     assert "run results/placement/spec.toml" in command_of(placement, read_study(placement))
     assert command_of(corruptions, read_study(corruptions)).startswith(

@@ -9,11 +9,12 @@ import streamlit as st
 from core.attacks.common import strength_words
 from core.attacks.spec import AttackSpec
 from core.checkpoints import ModelCard
+from core.counted import RULE_WORDS
 from core.experiment import Experiment, ExperimentSpec
 from core.figures import ladder_figure
 from core.ladder import climb_ladder, ladder_steps, median_epsilon, rungs_of
 from ui import cache, running
-from ui.captions import RULE_WORDS, WILSON, images_words, policy_words
+from ui.captions import WILSON, images_words, policy_words
 from ui.controls import glyph_label
 from ui.linked import linked_images
 from ui.panels import figure_panel

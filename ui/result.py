@@ -5,6 +5,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from core.attacks.success import DONE_WORDS
+from core.counted import RULE_WORDS, transfer_words
 from core.experiment import Experiment, twin_of
 from core.export import PERTURBATIONS_FILE, command_of, perturbations_file
 from core.figures import transfer_figure
@@ -12,15 +13,7 @@ from core.figures.theme import KIND_GLYPHS
 from core.metrics import rate
 from core.tables import transfer_table
 from ui import bound, cache
-from ui.captions import (
-    RULE_WORDS,
-    WILSON,
-    images_words,
-    judged_words,
-    made_at_words,
-    made_words,
-    transfer_words,
-)
+from ui.captions import WILSON, images_words, judged_words, made_at_words, made_words
 from ui.controls import Setting, glyph_label
 from ui.filling import keep_button
 from ui.panels import figure_panel, folded_table, rate_words

@@ -5,13 +5,14 @@ import pandas as pd
 import streamlit as st
 
 from core.checkpoints import ModelCard
+from core.counted import RULE_WORDS
 from core.experiment import Experiment
 from core.figures import cost_change_figure, exit_flow_figure, flow_figure, share_out_figure, shift_figure
 from core.figures.theme import SHIFT_GLYPHS, exit_names, signed
 from core.metrics import rate
 from core.shift_tables import exit_flow_table, share_out_table, shift_groups
 from ui import cache
-from ui.captions import RULE_WORDS, WILSON, made_words
+from ui.captions import WILSON, made_words
 from ui.controls import Setting, glyph_label
 from ui.linked import linked_images
 from ui.panels import figure_panel, folded_table, rate_words

@@ -15,7 +15,7 @@ from core.study.charts import Setting, attack_titles, charts, labels_of, offered
 from core.study.claims import count_words, interval_words
 from core.study.differences import spec_differences, summary_differences
 from core.study.making_charts import making_charts, stopping_charts
-from core.study.report import command_of, with_bounds
+from core.study.report import again_words, command_of, with_bounds
 from core.study.spec import policy_words
 from core.study.store import PROJECT, Study
 from ui import bound, cache, study_cache
@@ -93,7 +93,7 @@ def facts(opened: Opened) -> None:
     sets = ", ".join(f"{name}, {count:,} images" for name, count in study.num_images.items())
     policies = ", ".join(policy_words(policy.name) for policy in study.spec.policies)
     origin = "came with the project" if opened.place.is_shipped else "run on this machine"
-    st.caption(f"{', '.join(named)} · {sets} · judged under {policies} · {origin}. Measured here.")
+    st.caption(f"{', '.join(named)} · {sets} · judged under {policies} · {origin}; not figures of the paper.")
     if given := [labels_of(study)[model.name] for model in study.models if not model.stops_early]:
         st.caption(f"Cannot stop early, so their costs are those their owners gave: {', '.join(given)}.")
     if not study.is_complete:
@@ -249,3 +249,5 @@ def report_panel(opened: Opened) -> None:
     folder = Path(opened.place.folder)
     shown = folder.relative_to(PROJECT) if folder.is_relative_to(PROJECT) else folder
     st.code(f"{command_of(folder, opened.study)}\npython -m core study verify {shown}", language="shell")
+    if words := again_words(opened.study):
+        st.caption(words)

@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from core.checkpoints import ModelCard
+from core.counted import RULE_WORDS, counted_words, transfer_words
 from core.data import ImageSet, selection_text
 from core.errors import ExitLensError
 from core.experiment import Experiment, ExperimentSpec
@@ -15,15 +16,7 @@ from core.tables import DENOMINATORS, transfer_images, transfer_table
 from core.transfer import directions_table
 from ui import bound, cache
 from ui.attack_controls import attack_controls
-from ui.captions import (
-    RULE_WORDS,
-    WILSON,
-    counted_words,
-    images_words,
-    judged_words,
-    made_at_words,
-    transfer_words,
-)
+from ui.captions import WILSON, images_words, judged_words, made_at_words
 from ui.controls import Setting, glyph_label
 from ui.linked import linked_images
 from ui.links import copy_link

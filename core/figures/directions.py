@@ -52,7 +52,7 @@ def directions_figure(
         annotations.append(_words(heading, **middle, y=1, yref="paper", yanchor="bottom"))
         rows = directions[(directions.same_architecture == same) & (directions.num_images > 0)]
         if rows.empty:
-            annotations.append(_words(why_empty[same], x=1.5, y=50, xref=place["xaxis"], yref=place["yaxis"]))
+            annotations.append(_words(why_empty[same], x=1.5, y=37.5, xref=place["xaxis"], yref=place["yaxis"]))
         else:
             traces += [trace | place for trace in _pairs(rows, labels)]
         layout[f"xaxis{suffix}"] = {

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from core.attacks.spec import AttackSpec
+from core.counted import RULE_WORDS, RuleWords, counted_words, transfer_words
 from core.figures.directions import directions_figure
 from core.figures.studies import attacks_figure, lines_figure, thresholds_figure
 from core.figures.theme import KIND_GLYPHS
@@ -164,7 +165,7 @@ def _where(
     if len(study.spec.seeds) > 1 and getattr(_attacks(study)[setting.attack_name], "random_start", False):
         attack += f" (start of seed {int(rows.seed.min())})"
     said = [attack, policy_words(setting.policy)] if policy else [attack]
-    return " · ".join([*said, images_words(study, setting), counted_words(rows[counted]), "95 % intervals"])
+    return " · ".join([*said, images_words(study, setting), n_words(rows[counted]), "95 % intervals"])
 
 
 def images_words(study: Study, setting: Setting) -> str:
@@ -173,10 +174,21 @@ def images_words(study: Study, setting: Setting) -> str:
     return ", ".join(f"{name}, {count:,} images" for name, count in sets.items())
 
 
-def counted_words(counts: "pd.Series[int]") -> str:
+def n_words(counts: "pd.Series[int]") -> str:
     """How many images count in each of several rows: ``n = 859``, or ``n = 843 to 906``."""
     fewest, most = int(counts.min()), int(counts.max())
     return f"n = {fewest:,}" if fewest == most else f"n = {fewest:,} to {most:,}"
+
+
+def _rule(study: Study, rows: pd.DataFrame) -> str:
+    """Success rule of the attack in these rows at its source: of a static source every exit is the final one."""
+    own = rows[rows.source == rows.target]
+    early = own[own.source.isin([model.name for model in study.models if model.kind != "static"])]
+    return str((early if len(early) else own if len(own) else rows).success_rule.iloc[0])
+
+
+def _rule_words(study: Study, rows: pd.DataFrame) -> RuleWords:
+    return RULE_WORDS[_rule(study, rows)]
 
 
 def _matrix(study: Study, rows: pd.DataFrame, setting: Setting) -> Iterator[Chart]:
@@ -185,14 +197,14 @@ def _matrix(study: Study, rows: pd.DataFrame, setting: Setting) -> Iterator[Char
     rows = rows[rows.target.isin(shown)]
     if rows.target.nunique() < 2:
         return
-    labels = labels_of(study)
+    labels, rule = labels_of(study), _rule(study, rows)
+    title = "Who fools whom" if RULE_WORDS[rule].does == "fool" else "From model to model"
     yield Chart(
         "matrix",
-        f"Who fools whom: {attack_words(study, setting)}",
+        f"{title}: {attack_words(study, setting)}",
         transfer_figure(rows, labels),
         "Transfer matrix. " + "; ".join(f"{_pair(row, labels)}: {_count(row)}" for row in records(rows)),
-        f"Of images that source and target answer rightly when clean; outlined: shown to its own source. "
-        f"{_where(study, rows, setting, attack_words(study, setting))}.",
+        f"{transfer_words(rows, 'attackable', rule)}. {_where(study, rows, setting, attack_words(study, setting))}.",
         rows,
     )
 
@@ -210,16 +222,17 @@ def _directions(study: Study, rows: pd.DataFrame, setting: Setting) -> Iterator[
             models[row["source"]].architecture == models[row["target"]].architecture for row in records(pairs)
         ],
     )
-    labels = labels_of(study)
+    labels, rule = labels_of(study), _rule(study, rows)
     why = {True: "no two models of one architecture", False: "one architecture only"}
     yield Chart(
         "directions",
         f"Between static and early-exit models: {attack_words(study, setting)}",
-        directions_figure(pairs, labels, why),
+        directions_figure(pairs, labels, why, f"target {RULE_WORDS[rule].of_target}"),
         "Transfer by kind of source and target. "
         + "; ".join(f"{row['direction']} {_pair(row, labels)}: {_count(row)}" for row in records(pairs)),
         "One point a pair of models, never pooled; grey: made on a static model, purple: on an early-exit one; "
         "■ shown to a static model, ● to an early-exit one. "
+        f"{counted_words('attackable', rule)}. "
         f"{_where(study, pairs, setting, attack_words(study, setting))}.",
         pairs,
     )  # fmt: skip
@@ -232,17 +245,18 @@ def _by_attack(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterato
     rows = rows[rows.success_rule.isin(rows[rows.attack_name == setting.attack_name].success_rule)]
     if rows.attack_name.nunique() < FEW:
         return
-    titles = attack_titles(study)
+    titles, words = attack_titles(study), _rule_words(study, rows)
     lines = _as_lines(study, rows, "rate", "low", "high", by="source")
     lines = lines.assign(attack_title=lines.attack_name.map(titles).astype("str"))
     attacks = f"{lines.attack_name.nunique()} attacks, {setting.strength}"
     yield Chart(
         "attacks",
         f"Which attack does most to the model itself: {setting.strength}",
-        attacks_figure(lines, _kinds(study)),
-        f"Share fooled by attack, {setting.strength}. "
+        attacks_figure(lines, _kinds(study), words.done),
+        f"Share {words.done} by attack, {setting.strength}. "
         + "; ".join(f"{row['attack_title']}, {row['words']}" for row in records(lines)),
-        f"Of attackable images, the most harmful attack on top. {_where(study, lines, setting, attacks)}.",
+        f"Of the images attacked, {words.attackable}; the most harmful attack on top. "
+        f"{_where(study, lines, setting, attacks)}.",
         lines,
     )
 
@@ -252,15 +266,16 @@ def _over_strength(study: Study, rows: pd.DataFrame, setting: Setting) -> Iterat
     if own.strength.nunique() < FEW:
         return
     attack, strength = attack_titles(study)[setting.attack_name], strength_title(study, setting.attack_name)
+    words = _rule_words(study, rows)
     yield Chart(
         "strength",
-        f"How much it takes to fool the model itself: {attack}",
+        f"How much it takes on the model itself: {attack}",
         lines_figure(
-            own.assign(x=_ticks(own.strength, strength)), x="x", x_title=strength, y_title="fooled",
+            own.assign(x=_ticks(own.strength, strength)), x="x", x_title=strength, y_title=words.done,
             kinds=_kinds(study), as_category=True,
         ),
-        f"Share fooled over {strength}. " + _spoken(own),
-        f"Of attackable images. {_where(study, own, setting, attack)}.",
+        f"Share {words.done} over {strength}. " + _spoken(own),
+        f"Of the images attacked, {words.attackable}. {_where(study, own, setting, attack)}.",
         own,
     )  # fmt: skip
 
@@ -288,13 +303,14 @@ def _cost_over_strength(study: Study, rows: pd.DataFrame, setting: Setting) -> I
 
 
 def _ticks(strengths: pd.Series, title: str) -> list[str]:
-    """Reaches as an axis of that title shows them: ``3`` of ``severity 3``."""
+    """Strengths as an axis of that title shows them: ``3`` of ``severity 3``."""
     return [strength.removeprefix(f"{title} ") for strength in strengths]
 
 
 def _by_exit(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterator[Chart]:
     chosen = (summary.policy == setting.policy) & (summary.attack_name == setting.attack_name)
     rows = summary[chosen & (summary.strength == setting.strength) & summary.objective.str.startswith("exit-")]
+    words = counted_words("attackable", _rule(study, rows)) if len(rows) else ""
     rows = rows[rows.source != rows.target]
     if rows.objective.nunique() < FEW:
         return
@@ -310,7 +326,7 @@ def _by_exit(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterator[
             y_title="target fooled", kinds=_kinds(study),
         ),
         "Transfer over the exit that an example was made on. " + _spoken(lines),
-        f"Of images that source and target answer rightly when clean. "
+        f"{words}. "
         f"{_where(study, lines, setting, attack_words(study, setting))}.",
         lines,
     )  # fmt: skip
@@ -333,6 +349,7 @@ def _thresholds(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterat
         if anew.made_under.nunique() < FEW:
             continue
         both = pd.concat([fixed.assign(made_anew=False), anew.assign(made_anew=True)])
+        words = _rule_words(study, own)
         both = both.assign(
             value=both.rate, words=[f"T = {row['threshold']:.2f}: {_count(row)}" for row in records(both)]
         )
@@ -343,7 +360,7 @@ def _thresholds(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterat
             thresholds_figure(both, fixed_at),
             "Share fooled over the threshold. "
             + "; ".join(f"{'anew' if row['made_anew'] else 'fixed'} {row['words']}" for row in records(both)),
-            "Of attackable images; an attack on the exit taken depends on the threshold. "
+            f"Of the images attacked, {words.attackable}; an attack on the exit taken depends on the threshold. "
             f"{_where(study, both, setting, attack_words(study, setting), policy=False)}.",
             both,
         )

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from core.attacks.command import parse_length
 from core.errors import ExitLensError
-from core.study.measures import MEASURES, Tables, Unit, Where, describe
+from core.study.measures import MEASURES, Tables, Unit, Where, describe, unit_weights
 from core.study.resampling import has_enough_seeds, resample
 from core.study.spec import policy_words
 from core.study.store import Study, connect, read_study
@@ -26,7 +26,7 @@ CLAIMS_FILE = Path(__file__).parent / "claims.toml"
 Direction = Literal["greater", "less", "not greater", "not less", "within"]
 Verdict = Literal["holds", "does not hold", "undecided", "not measured"]
 ALPHA = 0.05
-MIN_IMAGES = 10  # in every comparison of a claim that is decided
+MIN_IMAGES = 100  # in every comparison of a claim that is decided: of fewer, alike ones leave a bootstrap no width
 
 CLAIMS = TableSchema(
     "claims",
@@ -130,10 +130,11 @@ class _Measured:
 
     @property
     def value(self) -> float:
-        """The mean over the units; NaN without any."""
+        """The mean over the units, those that repeat each other counted as one; NaN without any."""
         if not self.units:
             return np.nan
-        return float(np.mean([unit.numerator.sum() / unit.denominator.sum() for unit in self.units]))
+        values = [unit.numerator.sum() / unit.denominator.sum() for unit in self.units]
+        return float(np.average(values, weights=unit_weights(self.units)))
 
     @property
     def num_images(self) -> int:
@@ -246,7 +247,7 @@ def _row(one: _Measured, level: float) -> dict[str, object]:
         verdict = judge(low, high, claim.bounds) if one.num_images >= MIN_IMAGES else "undecided"
     counts = [int((unit.denominator > 0).sum()) for unit in one.units]
     scope = "over training seeds" if one.units and has_enough_seeds(one.units) else "on these weights"
-    if one.units and one.num_images < MIN_IMAGES:  # drawn again and again, a few alike images leave no doubt
+    if one.units and one.num_images < MIN_IMAGES:
         scope = f"too few images, {MIN_IMAGES} are needed"
     return {
         "claim": claim.name,
@@ -281,13 +282,15 @@ def interval_words(row: Mapping[str, Any]) -> str:
 
 
 def count_words(row: Mapping[str, Any]) -> str:
-    """How many images count in each comparison: ``n = 859``, or ``n = 843 to 906``.
+    """How many images count in each comparison: ``n = 859``, or ``n = 843 to 906``; and how many comparisons there are.
 
     Args:
         row: Of schema ``CLAIMS``.
     """
     fewest, most = row["num_images"], row["num_images_most"]
-    return f"n = {fewest:,}" if fewest == most else f"n = {fewest:,} to {most:,}"
+    images = f"n = {fewest:,}" if fewest == most else f"n = {fewest:,} to {most:,}"
+    several = f", the mean of {row['num_comparisons']} comparisons" if row["num_comparisons"] > 1 else ""
+    return images + several
 
 
 def first_policy(table: pd.DataFrame) -> pd.DataFrame:

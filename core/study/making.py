@@ -273,7 +273,7 @@ def _exit_row(made: _Made, exit_index: int) -> dict[str, Any]:
 
 
 def _twin(study: Study, model: StudyModel) -> StudyModel | None:
-    """The static model of the same architecture, of the same training seed where there is one; a static one itself."""
+    """The static model of the same architecture, of several the one with the lowest seed; a static one itself."""
     if model.kind == "static":
         return model
     alike = [
@@ -281,7 +281,7 @@ def _twin(study: Study, model: StudyModel) -> StudyModel | None:
         if other.kind == "static" and not other.surrogate
         and (other.architecture, other.dataset) == (model.architecture, model.dataset)
     ]  # fmt: skip
-    return min(alike, key=lambda other: other.seed != model.seed, default=None)
+    return min(alike, key=lambda other: other.seed, default=None)
 
 
 def _shown(

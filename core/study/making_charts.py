@@ -15,9 +15,9 @@ from core.study.charts import (
     Setting,
     attack_titles,
     attack_words,
-    counted_words,
     images_words,
     labels_of,
+    n_words,
     records,
 )
 from core.study.making import Making
@@ -79,7 +79,7 @@ def _costs(study: Study, costs: pd.DataFrame, setting: Setting) -> Iterator[Char
         "mean over images that all models of a row answer rightly at the start; those that never are wrong count with "
         f"all steps.{shown if rows.useful_cost.notna().any() else ''} "
         f"Aimed {_aim(setting)} on early-exit models · made under {policy_words(rows.policy.iloc[0])} · "
-        f"{images_words(study, setting)} · {counted_words(rows.num_images)} · 95 % intervals.",
+        f"{images_words(study, setting)} · {n_words(rows.num_images)} · 95 % intervals.",
         rows.drop(columns=["label", "words", "told"]),
     )
 
@@ -142,7 +142,7 @@ def stopping_charts(study: Study, summary: pd.DataFrame, setting: Setting) -> It
             "Mean cost of attacked minus clean images, all of them, in points of the whole network's multiply-adds: "
             "above 0 they leave later. Filled: the attack makes all its steps; hollow: it leaves an image alone once "
             f"its source is fooled. {policy_words(setting.policy)} · {images_words(study, setting)} · "
-            f"{counted_words(rows.num_all_running)} · 95 % intervals.",
+            f"{n_words(rows.num_all_running)} · 95 % intervals.",
             rows,
         )
 

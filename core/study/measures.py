@@ -1,6 +1,7 @@
 """What claims measure: for each pair of models one number an image, from the tables of a study."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +53,19 @@ class Unit:
     denominator: np.ndarray
 
     @property
-    def repeats(self) -> tuple[tuple[str, str], ...]:
-        """Architectures and kinds: units that share them differ in training seeds alone, and repeat each other."""
-        return tuple((model.architecture, model.kind) for model in self.models)
+    def repeats(self) -> tuple[tuple[object, ...], ...]:
+        """What its models are: units that share it differ in training seeds alone, and repeat each other."""
+        return tuple(model.alike for model in self.models)
+
+
+def unit_weights(units: Sequence[Unit]) -> np.ndarray:
+    """How much each unit counts in a mean, adding up to the number of different comparisons.
+
+    Those that repeat each other count as one together: an architecture that was trained twice says no more of early
+    exits than one trained once.
+    """
+    times = Counter(unit.repeats for unit in units)
+    return np.array([1 / times[unit.repeats] for unit in units])
 
 
 class Tables:
@@ -63,6 +74,7 @@ class Tables:
     def __init__(self, study: Study, connection: "duckdb.DuckDBPyConnection", where: Where) -> None:
         """Of a study, restricted to some rows."""
         self.study, self.where, self._connection = study, where, connection
+        self._images: dict[str, dict[tuple[str, str], pd.DataFrame]] = {}
 
     def models(self, kind: str) -> list[StudyModel]:
         """Models of a kind with a backbone of their own, none of them a surrogate."""
@@ -92,20 +104,31 @@ class Tables:
             By image id: ``fooled`` and ``cost_change``, means over attacks and epsilons, and whether the target
             ``was_right`` on the clean image.
         """
-        where, statics = self.where, self._statics
+        aim = objective or self.where.objective
+        if aim not in self._images:
+            self._images[aim] = self._images_of_all(aim)
+        return self._images[aim].get((source.name, target.name))
+
+    def _images_of_all(self, objective: str) -> dict[tuple[str, str], pd.DataFrame]:
+        """What ``images`` returns, of all pairs: the tables are read once, not once for each."""
+        where = self.where
         rows = self._connection.execute(
-            "select image_id, avg(succeeded::int) as fooled, avg(adversarial_cost - clean_cost) as cost_change, "
-            "bool_and(attackable) as was_right from decisions where source = ? and target = ? and policy = ? "
+            "select source, target, image_id, avg(succeeded::int) as fooled, "
+            "avg(adversarial_cost - clean_cost) as cost_change, bool_and(attackable) as was_right "
+            "from decisions where policy = ? "
             "and not stop_when_fooled and (list_contains(?, source) or objective = ?) "
             "and (len(?) = 0 or list_contains(?, attack_name)) "
             "and (len(?) = 0 or list_contains(?, epsilon)) and (made_anew or not (? or source = target)) "
-            "group by image_id order by image_id",
+            "group by all order by source, target, image_id",
             [
-                source.name, target.name, where.policy, statics, objective or where.objective,
+                where.policy, self._statics, objective,
                 *2 * [list(where.attack_names)], *2 * [list(where.epsilons)], self.study.spec.made_anew,
             ],
         ).df()  # fmt: skip
-        return rows.set_index("image_id") if len(rows) else None
+        return {
+            (str(pair[0]), str(pair[1])): group.drop(columns=["source", "target"]).set_index("image_id")
+            for pair, group in rows.groupby(["source", "target"], sort=False, observed=True)
+        }
 
     def steps(self, source: StudyModel) -> pd.DataFrame | None:
         """What the attacks on a model went through, one row an image and attack; None where there is nothing.
@@ -207,13 +230,14 @@ def own_cost_change(tables: Tables) -> Iterator[Unit]:
 def cost_change_by_size(tables: Tables) -> Iterator[Unit]:
     """How much more what was made on a larger static network raises an early-exit model's cost than of a smaller.
 
-    Of all images.
+    Of all images; both of other architectures than the model, as what was made on its own kin carries further.
     """
     statics = sorted(tables.models("static"), key=lambda model: model.multiply_adds)
     for early in tables.models("early-exit"):
-        for index, smaller in enumerate(statics):
-            for larger in statics[index + 1 :]:
-                if larger.multiply_adds > smaller.multiply_adds and larger.dataset == early.dataset:
+        others = [model for model in statics if model.architecture != early.architecture]
+        for index, smaller in enumerate(others):
+            for larger in others[index + 1 :]:
+                if larger.multiply_adds > smaller.multiply_adds and larger.dataset == smaller.dataset == early.dataset:
                     of_larger, of_smaller = tables.images(larger, early), tables.images(smaller, early)
                     yield from _difference([larger, smaller, early], of_larger, of_smaller, "cost_change", of_all=True)
 
@@ -347,10 +371,12 @@ def harder_minus_easier(tables: Tables) -> Iterator[Unit]:
                 continue
             there, here = tables.images(harder, harder), tables.images(easier, easier)
             if there is not None and here is not None:
-                there, here = there[there.was_right], here[here.was_right]
-                both = len(there) + len(here)
-                # Different images cannot be paired: each side is weighted so that the whole is a difference of rates.
-                values = pd.concat([there.fooled * (both / len(there)), here.fooled * (-both / len(here))])
+                there, here = there[there.was_right].fooled, here[here.was_right].fooled
+                both, difference = len(there) + len(here), there.mean() - here.mean()
+                # Different images cannot be paired: each side is its deviation from its own mean, so that how many of
+                # either are drawn says nothing, and the whole is the difference of the two rates.
+                parts = [(there - there.mean()) * (both / len(there)), (here.mean() - here) * (both / len(here))]
+                values = pd.concat(parts) + difference
                 yield _unit([harder, easier], values, values.notna())
 
 

@@ -33,6 +33,11 @@ KINDS: dict[str, Callable[[ModelCard], bool]] = {
 }
 
 
+def means_many(selector: str) -> bool:
+    """Whether a selector is a word or a pattern, not a name."""
+    return selector in KINDS or any(character in selector for character in "*?[")
+
+
 def choose_models(selectors: Iterable[str], cards: Mapping[str, ModelCard]) -> list[str]:
     """The models that selectors mean, each once, in the order of the selectors.
 
@@ -50,7 +55,7 @@ def choose_models(selectors: Iterable[str], cards: Mapping[str, ModelCard]) -> l
     for selector in selectors:
         if selector in KINDS:
             chosen += [name for name, card in cards.items() if KINDS[selector](card)]
-        elif any(character in selector for character in "*?["):
+        elif means_many(selector):
             chosen += [name for name, card in cards.items() if fnmatchcase(name, selector) and not is_surrogate(card)]
         elif selector in cards:
             chosen.append(selector)

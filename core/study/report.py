@@ -20,6 +20,7 @@ from core.study.charts import Chart, Setting, attack_words, charts, labels_of, o
 from core.study.claims import count_words, first_policy, interval_words, judge_claims, load_claims
 from core.study.making import Making, making_tables
 from core.study.making_charts import making_charts, stopping_charts
+from core.study.models import means_many
 from core.study.spec import load_study, policy_words, shipped_studies
 from core.study.store import PROJECT, SPEC_FILE, Study, read_study
 from core.study.summary import summary_table
@@ -59,6 +60,7 @@ def report_html(folder: Path) -> str:
         summary=_shown(summary, study),
         spec_text=(folder / SPEC_FILE).read_text(encoding="utf-8"),
         command=command_of(folder, study),
+        again=again_words(study),
     )
 
 
@@ -77,6 +79,18 @@ def command_of(folder: Path, study: Study, *, goes_on: bool = False) -> str:
     asked = name if is_preset else shlex.quote(str(place / SPEC_FILE))
     words = f"python -m core study run {asked} --out {shlex.quote(str(out))}"
     return f"{words} --num-images {num_images}" if is_preset and num_images else words
+
+
+def again_words(study: Study) -> str:
+    """What the command that runs a study again asks of, where that may be other models than those of its tables."""
+    words = [name for name in dict.fromkeys((*study.spec.sources, *study.spec.targets)) if means_many(name)]
+    if not words:
+        return ""
+    means = "means" if len(words) == 1 else "mean"
+    return (
+        f"{' and '.join(words)} {means} all such models that are there when it is run; these tables are of "
+        f"{len(study.models)}: {', '.join(model.name for model in study.models)}."
+    )
 
 
 def with_bounds(claims: pd.DataFrame) -> pd.DataFrame:

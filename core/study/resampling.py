@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from core.study.measures import Unit
+from core.study.measures import Unit, unit_weights
 
 NUM_RESAMPLES = 10_000
 ENOUGH_SEEDS = 3
@@ -74,9 +74,9 @@ class _Question:
         """Adds a mean for each time that images were drawn: how often each, (draws, images)."""
         with np.errstate(invalid="ignore"):
             values = (drawn @ self.numerators) / (drawn @ self.denominators)  # (draws, units)
-            weights = np.ones_like(values)
+            weights = np.broadcast_to(unit_weights(self.units), values.shape)
             if has_enough_seeds(self.units):
-                weights = _model_weights(self.units, len(drawn), self.generator)
+                weights = weights * _model_weights(self.units, len(drawn), self.generator)
             weights = np.where(np.isnan(values), 0, weights)
             self.means.append((np.nan_to_num(values) * weights).sum(1) / weights.sum(1))
 

@@ -80,10 +80,11 @@ order by images, attack_name, stop_when_fooled, epsilon, source, objective, seed
 def summary_table(folder: Path) -> pd.DataFrame:
     """All of a study in brief: schema ``SUMMARY``.
 
-    The rate is over images that source and target answer rightly when clean, and that are attackable at the source;
-    its interval is Wilson's. Accuracies and costs are over all images; the interval of the change in mean cost is the
-    normal one of paired differences. Everything at 95 %. ``strength`` is how far the attack may go, in words, and
-    ``made_under`` the policy in force while attacking, by its name in the study.
+    The rate is over images that are attackable at the source by the rule of the attack and at the target by its own
+    (mostly: answered rightly when clean by both); its interval is Wilson's. Accuracies and costs are over all
+    images; the interval of the change in mean cost is the normal one of paired differences. Everything at 95 %.
+    ``strength`` is how far the attack may go, in words, and ``made_under`` the policy in force while attacking, by
+    its name in the study.
 
     Args:
         folder: Of the study.

@@ -8,11 +8,11 @@ from test_transfer import transfer_of
 
 from core.attacks.spec import PublishedEarlyAttack, SlowdownAttack, early, pgd
 from core.attacks.success import SUCCESS_RULES
+from core.counted import RULE_WORDS, counted_words, transfer_words
 from core.exits import ExitPolicy, decide
 from core.experiment import ExperimentSpec, run_experiment
 from core.figures import transfer_figure
 from core.tables import DENOMINATORS, decisions_table, transfer_images, transfer_table
-from ui.captions import RULE_WORDS, counted_words, transfer_words
 from ui.shift import left_out_words
 
 POLICY = ExitPolicy(0.6)
