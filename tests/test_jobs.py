@@ -208,14 +208,69 @@ def test_cancelling_leaves_a_job_to_those_who_still_wait_for_it(gate: Gate) -> N
 
 def test_visitor_that_is_gone_keeps_no_job_going(gate: Gate) -> None:
     # Mutant: a closed tab counts for ever among those who wait, so that nobody can cancel.
-    asking = [Visitor()]
+    gone, stays = Visitor(), Visitor()
+    asking = [gone]
     board = JobBoard(lambda: asking[0])
     job = board.start(spec(1), gate)
-    asking[0] = Visitor()
-    gc.collect()
+    asking[0] = stays
     assert board.find(spec(1)) is job
+    del gone
+    gc.collect()
     job.leave()
     assert job.cancel.is_set()
+
+
+def test_work_ends_once_all_who_waited_are_gone(gate: Gate) -> None:
+    # Mutants: work for a closed tab done to its end while others wait behind it; queued work of theirs begun.
+    asking = [Visitor()]
+    board = JobBoard(lambda: asking[0])
+    job, waiting = board.start(spec(1), gate), board.start(spec(2), fails)
+    assert gate.entered.wait(PATIENCE_SECONDS)
+    asking[0] = Visitor()
+    later = board.start(spec(3), returns(3))
+    gc.collect()
+    assert ended(later).result() == 3
+    assert job.has_ended and waiting.has_ended
+    for number in (1, 2):
+        assert board.find(spec(number)) is None
+        assert ended(board.start(spec(number), returns(number))).result() == number
+
+
+def test_work_goes_on_for_one_who_stays_when_another_leaves_and_a_third_is_gone(gate: Gate) -> None:
+    # Mutant: work ended as soon as anybody is gone, or left it.
+    stays, leaves, gone = Visitor(), Visitor(), Visitor()
+    asking = [gone]
+    board = JobBoard(lambda: asking[0])
+    job = board.start(spec(1), gate)
+    for asking[0] in (leaves, stays):
+        assert board.find(spec(1)) is job
+    asking[0] = leaves
+    job.leave()
+    del gone
+    gc.collect()
+    assert not job.is_abandoned
+    gate.opened.set()
+    asking[0] = stays
+    assert ended(job).result() == "through the gate"
+
+
+def test_place_in_the_queue_is_that_of_the_jobs_own_board(board: JobBoard, gate: Gate) -> None:
+    # Mutant: the common board asked, which knows nothing of jobs for maps: they seem to run while they wait.
+    board.start(spec(1), gate)
+    second, alone = board.start(spec(2), returns(2)), JobBoard().start(spec(1), returns(1))
+    assert (jobs.jobs_before(second), jobs.jobs_before(ended(alone))) == (1, 0)
+
+
+def test_what_failed_says_why_in_words_for_users(board: JobBoard) -> None:
+    # Mutants: the reason of a defect on screen; nothing said of one that users can act on.
+    def short_of_memory(**_: object) -> None:
+        raise ExitLensError("Not enough memory.")
+
+    def defect(**_: object) -> None:
+        raise KeyError("where")
+
+    found = [ended(board.start(number, work)) for number, work in enumerate((short_of_memory, defect, returns(1)))]
+    assert [job.failure for job in found] == ["Not enough memory.", "", ""]
 
 
 def test_result_that_is_looked_at_outlives_those_that_are_not(board: JobBoard, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ from every_page import finished, fresh_caches, has_metrics, metrics, opened, set
 from streamlit.testing.v1 import AppTest
 from test_models_page import EARLY, Zoo, zoo
 
-from core.errors import Cancelled
+from core.errors import Cancelled, ExitLensError
 from core.experiment import Experiment, run_experiment
-from ui import jobs
+from ui import cache, jobs
 
 __all__ = ["fresh_caches", "zoo"]
 pytestmark = pytest.mark.usefixtures("zoo")
@@ -102,6 +102,49 @@ def test_what_others_cancelled_is_no_news_of_this_session(let_through: Callable[
     assert not says_cancelled(second) and has_progress(second)
     let_through()
     assert has_metrics(finished(second, has_metrics))
+
+
+def test_a_new_run_leaves_the_one_before_it(let_through: Callable[[], None]) -> None:
+    # Mutants: a run that nobody can see or cancel any more, and the new one behind it; one ended for others too.
+    first, other = opened("attack_lab", **LINK), opened("attack_lab", **LINK)
+    first.select_slider(key="epsilon").set_value("1/255").run()
+    first.button(key="run").click().run()
+    before, now = (job for job in cache.job_board()._jobs.values())
+    assert not before.cancel.is_set() and not now.is_over, "the other session still waits for it"
+    other.select_slider(key="epsilon").set_value("1/255").run()
+    other.button(key="run").click().run()
+    assert before.cancel.is_set() and not now.cancel.is_set()
+    let_through()
+    assert metrics(finished(first, has_metrics)) == metrics(finished(other, has_metrics))
+
+
+def test_a_removed_model_takes_no_page_of_another_down(zoo: Zoo) -> None:
+    # Mutants: times reckoned from runs on a model that is gone; its run offered to be brought back on another.
+    test = warm("attack_lab", model="● Toy early-exit", **LINK)
+    test.select_slider(key="epsilon").set_value("1/255").run()
+    finished(test, lambda page: any(button.label.startswith("FGSM 2/255") for button in page.button))
+    zoo.remove(EARLY)
+    for page in ("attack_lab", "transfer"):
+        found = opened(page, **LINK)
+        assert not found.exception and not found.error
+    assert not [button for button in test.run().button if str(button.key).startswith("past-")]
+    assert not test.exception and not test.error
+
+
+def test_what_failed_can_be_tried_again() -> None:
+    # Mutant: a job that failed once raising its error at every pass, with no button to start it again.
+    def fails(*_: object, **__: object) -> None:
+        raise ExitLensError("Not enough memory.")
+
+    test = warm("attack_lab", **LINK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ui.ladder.climb_ladder", fails)
+        test.button(key="climb").click().run()
+        finished(test, lambda page: any("Not enough memory." in error.value for error in page.error))
+    assert test.metric and not test.exception
+    test.button(key="climb").click().run()
+    finished(test, lambda page: not [button for button in page.button if button.key == "climb"])
+    assert not settled(test).error
 
 
 def test_what_others_run_does_not_take_a_result_off_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,15 +203,23 @@ def usual_seconds(spec: ExperimentSpec) -> float:
 
 def evaluation_seconds(spec: EvaluationSpec) -> float:
     """About how long an evaluation takes here, in the same way."""
-    jobs = [job for job in job_board().finished() if isinstance(job.spec, EvaluationSpec)]
+    here = _names_here()
+    jobs = [job for job in job_board().finished() if isinstance(job.spec, EvaluationSpec) and job.spec.model in here]
     # Of a few images, most of the time is the first batch's warming up.
     speeds = [_evaluation_work(job.spec) / job.result().seconds for job in jobs if job.spec.num_images >= POOL_SIZE]
     return _evaluation_work(spec) / (float(np.median(speeds)) if speeds else USUAL_SPEED)
 
 
 def _experiments() -> list[Experiment]:
-    """The experiments that are kept, the oldest first."""
-    return [job.result() for job in job_board().finished() if isinstance(job.spec, ExperimentSpec)]
+    """The experiments that are kept and whose models are still here, the oldest first."""
+    here = _names_here()
+    jobs = [job for job in job_board().finished() if isinstance(job.spec, ExperimentSpec)]
+    return [job.result() for job in jobs if here.issuperset(job.spec.targets)]
+
+
+def _names_here() -> set[str]:
+    """Models that can be used now: some may have been removed while the dashboard is open."""
+    return {card.name for card in cards()[0]}
 
 
 def _work(spec: ExperimentSpec, num_images: int) -> float:

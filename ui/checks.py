@@ -11,6 +11,7 @@ from core.experiment import Experiment
 from ui import cache
 from ui.captions import policy_words
 from ui.jobs import Job
+from ui.state import wait_only_for
 
 PAGE = Path(__file__).parents[1] / "docs" / "checks.md"
 
@@ -23,9 +24,10 @@ def notes(experiment: Experiment, policy: ExitPolicy) -> None:
         policy: In force on the page.
     """
     job = cache.start_checks(experiment)
+    wait_only_for("checks", job)
     if not job.is_over:
         _wait(job)
-    elif not job.was_cancelled:
+    elif not (job.was_cancelled or job.failure):  # signs are an extra, so nothing is said
         checked = job.result()
         for note in checked.notes:
             _show(note)

@@ -14,6 +14,7 @@ from ui.captions import WILSON
 from ui.controls import Setting, glyph_label
 from ui.linked import linked_images
 from ui.panels import figure_panel, rate_words
+from ui.state import wait_only_for
 from ui.transfer import Asked, indices_of
 
 OF_EXITS = {
@@ -42,11 +43,11 @@ def exit_to_exit(asked: Asked, setting: Setting) -> None:
         if not st.button(label, key="run-exits"):
             return
     job = job or cache.start_exit_transfer(spec)
+    wait_only_for("exit-transfer", job)
     if not job.is_over:
         st.caption(f"Attacking {len(exits)} exits of {glyph_label(card)}, one after the other")
         running.progress(job, key="cancel-exits")
-    elif job.was_cancelled:
-        st.info("Cancelled: nothing of that run was kept.")
+    elif running.came_to_nothing(job, "run"):
         st.button("Attack the exits again", on_click=_start, args=(spec,))
     else:
         _exit_matrix(job.result(), card)

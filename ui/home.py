@@ -37,8 +37,7 @@ def live_result(setting: Setting) -> None:
         st.markdown(f"Attacking the {what} with PGD, now, on this machine …")
         running.progress(job)
         return
-    if job.was_cancelled:
-        st.info("The live attack was cancelled.")
+    if running.came_to_nothing(job, "attack"):
         if st.button("Run it again"):
             cache.start_experiment(spec)
             st.rerun()

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from core.attacks.run import AttackProgress
 from core.errors import Cancelled, ExitLensError
-from core.progress import Progress
+from core.progress import Progress, end_if
 
 MAX_WAITING = 8
 MAX_KEPT = 32
@@ -84,6 +84,25 @@ class Job(Generic[Result]):
         return self.future.cancelled() or isinstance(self.future.exception(), Cancelled)
 
     @property
+    def failure(self) -> str:
+        """Why it failed, in words for users; empty where it did not, or where the reason is none of theirs."""
+        if self.future is None or not self.future.done() or self.future.cancelled():
+            return ""
+        error = self.future.exception()
+        return str(error) if isinstance(error, ExitLensError) else ""
+
+    @property
+    def is_abandoned(self) -> bool:
+        """True once nobody waits for it any more, whether they cancelled it or are gone; it then ends for good."""
+        with self._lock:
+            return self._end_if_abandoned()
+
+    def _end_if_abandoned(self) -> bool:
+        if set(self.asked_by) <= set(self.left_by):
+            self.cancel.set()
+        return self.cancel.is_set()
+
+    @property
     def is_wanted(self) -> bool:
         """False once it failed or was told to end: whoever asks again needs a new job."""
         if self.future is None or not self.future.done():
@@ -103,8 +122,7 @@ class Job(Generic[Result]):
         """Cancels it for the one who asks; the work ends once nobody else waits for it."""
         with self._lock:
             self.left_by.add(self.who())
-            if set(self.asked_by) <= set(self.left_by):
-                self.cancel.set()
+            self._end_if_abandoned()
 
     def wait(self, seconds: float) -> bool:
         """Waits for the end at most so long; False where it takes longer."""
@@ -138,7 +156,7 @@ class JobBoard:
         self._lock = threading.Lock()
         self._jobs: OrderedDict[Hashable, Job[Any]] = OrderedDict()
         self._queue: Queue = SimpleQueue()
-        # Torch already spreads one job over all cores: a second worker would slow both. A pool of Python's would do
+        # One job already uses all cores: a second worker would slow both. A pool of Python's would do
         # whatever still waits before the process may end; this one is told to end and given a moment for it.
         threading.Thread(target=_work, args=(self._queue,), name="jobs", daemon=True).start()
         weakref.finalize(self, self._queue.put, None)
@@ -214,6 +232,11 @@ class JobBoard:
 _BOARDS: "weakref.WeakSet[JobBoard]" = weakref.WeakSet()
 
 
+def jobs_before(job: Job[Any]) -> int:
+    """How many jobs are still to end before this one can start, on whichever board it is."""
+    return sum(board.position(job) for board in list(_BOARDS))
+
+
 @atexit.register
 def _stop_all() -> None:
     for board in list(_BOARDS):
@@ -232,11 +255,20 @@ def _work(queue: Queue) -> None:
         del asked, job, work
 
 
+@dataclass(frozen=True)
+class _Abandoned:
+    """The cancel token of a job: set once it was cancelled, or nobody is left who waits for it."""
+
+    job: Job[Any]
+
+    def is_set(self) -> bool:
+        return self.job.is_abandoned
+
+
 def _done(job: Job[Result], work: Work[Result]) -> Result:
-    if job.cancel.is_set():
-        raise Cancelled
+    end_if(cancel := _Abandoned(job))
 
     def remember(progress: AnyProgress) -> None:
         job.progress = progress
 
-    return work(on_progress=remember, cancel=job.cancel)
+    return work(on_progress=remember, cancel=cancel)

@@ -37,7 +37,7 @@ def ladder(experiment: Experiment) -> pd.DataFrame | None:
     st.subheader("How little is enough", help=meaning("epsilon"))
     spec = experiment.results[experiment.spec.model].spec
     rungs = ", ".join(strength_words(spec.norm, epsilon) for epsilon in rungs_of(spec))
-    if job is None or job.was_cancelled:
+    if job is None or running.came_to_nothing(job, "search"):
         st.caption(f"Attacks each image at epsilon {rungs} until one succeeds; steps shrink with the radius.")
         st.button("Find the smallest epsilon", key="climb", on_click=_start, args=(experiment,))
         return None

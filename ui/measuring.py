@@ -12,6 +12,7 @@ from core.metrics import Rate, rate_of
 from core.models.costs import static_fraction
 from ui import bound, cache, running
 from ui.controls import Setting, glyph_label
+from ui.state import wait_only_for
 
 AT_ONCE = 256
 SIZES = {"256": "first 256", "1000": "first 1,000", "all": "all"}
@@ -72,15 +73,14 @@ def measured_pair(setting: Setting) -> Pair | None:
     cards = [setting.card, other] if other else [setting.card]
     specs = [EvaluationSpec(card.name, card.weights_sha256, setting.set_name, num_images) for card in cards]
     jobs = [cache.job_board().find(spec) for spec in specs]
-    cancelled = any(job and job.was_cancelled for job in jobs)
-    if cancelled:
-        st.info("Cancelled: nothing of that measurement was kept.")
-    if cancelled or (num_images > AT_ONCE and None in jobs):
+    failed = any(running.came_to_nothing(job, "measurement") for job in jobs)
+    if failed or (num_images > AT_ONCE and None in jobs):
         seconds = sum(map(cache.evaluation_seconds, specs))
         if not st.button(f"Measure {num_images:,} images (about {seconds:.0f} s)", type="primary"):
             return None
         jobs = [cache.start_evaluation(spec) for spec in specs]
     started = [job or cache.start_evaluation(spec) for job, spec in zip(jobs, specs, strict=True)]
+    wait_only_for("measured", *started)
     for card, job in zip(cards, started, strict=True):
         if not job.is_over:
             st.caption(f"Showing {num_images:,} images to {glyph_label(card)}")

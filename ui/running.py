@@ -12,10 +12,10 @@ from ui import cache
 from ui.attack_controls import attack_controls
 from ui.captions import policy_words
 from ui.controls import Setting
-from ui.jobs import Job
+from ui.jobs import Job, jobs_before
 from ui.picking import selection_line
 from ui.restoring import set_controls
-from ui.state import IMAGE_SET, OWN_PICTURES, PAIR_RUN, RunState, by_name, of_uploads, run_state
+from ui.state import IMAGE_SET, OWN_PICTURES, PAIR_RUN, RunState, by_name, of_uploads, run_state, wait_only_for
 
 PATIENCE_SECONDS = 10.0  # all nine models that ship, attacked on a few images, are reckoned at 9.3
 QUICK_SECONDS = 1.5  # what is over by then is waited for: progress, and the pass through the page after it, take longer
@@ -72,6 +72,7 @@ def run_button(spec: ExperimentSpec, setting: Setting, run: str = PAIR_RUN) -> N
     if clicked or state.wants_run or (state.asked is None and min(seconds, usual) <= PATIENCE_SECONDS):
         state.wants_run = False
         state.asked = cache.start_experiment(spec)
+        wait_only_for(run, state.asked)
         if seconds <= QUICK_SECONDS:
             state.asked.wait(QUICK_SECONDS)
     elif not _holds_upload(state):
@@ -88,6 +89,8 @@ def run_button(spec: ExperimentSpec, setting: Setting, run: str = PAIR_RUN) -> N
             st.warning(
                 "Cancelled: nothing of that run was kept. The result below is the one before it, if there was one."
             )
+        elif job.failure:
+            st.error(f"{job.failure} The result below is the one before it, if there was one.")
         else:
             _settle(job, spec, setting, state)
 
@@ -124,7 +127,8 @@ def _settle(job: Job[Experiment], spec: ExperimentSpec, setting: Setting, state:
 
 def history() -> None:
     """The last runs of this session as chips that bring them back, and undo."""
-    state = run_state()
+    state, known = run_state(), {card.name for card in cache.cards()[0]}
+    state.history = [spec for spec in state.history if spec.model in known]
     # A chip changes nothing where the controls say its run and the result is on screen.
     here = {by_name(each) for each in (state.controls,) if each and state.shown and state.shown.spec == each}
     if set(state.history) <= here:
@@ -165,6 +169,22 @@ def _attack_again(threshold: float, state: RunState) -> None:
     state.wants_run = True
 
 
+def came_to_nothing(job: Job[Any] | None, what: str) -> bool:
+    """Whether a job was cancelled or failed, and can be asked for again; says so.
+
+    Args:
+        job: Any; None has come to nothing of which there is anything to say.
+        what: It was, such as ``measurement``.
+    """
+    if job is None or not job.is_over or not (job.was_cancelled or job.failure):
+        return False
+    if job.was_cancelled:
+        st.info(f"Cancelled: nothing of that {what} was kept.")
+    else:
+        st.error(job.failure)
+    return True
+
+
 @st.fragment(run_every=0.5)
 def progress(job: Job[Any], key: str = "cancel", starting: str = "loading the models") -> None:
     """Progress and Cancel of a job; reruns the page once the job is over.
@@ -179,7 +199,7 @@ def progress(job: Job[Any], key: str = "cancel", starting: str = "loading the mo
     latest = job.progress
     columns = st.columns([4, 1], vertical_alignment="center")
     if latest is None:
-        waiting = cache.job_board().position(job)
+        waiting = jobs_before(job)
         columns[0].progress(0.0, f"waiting for {waiting} other job{'s' * (waiting > 1)}" if waiting else starting)
     else:
         columns[0].progress(latest.share, latest.words)

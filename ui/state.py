@@ -5,6 +5,7 @@ Keys in ``LINK`` are bound to the address: they are the link. Keys in ``SESSION`
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import streamlit as st
 
@@ -103,7 +104,7 @@ LINK = (
 # Before a control's key in the address of a link inside the dashboard. What a session keeps of a control outweighs
 # the control's own key in an address, and Streamlit drops that on the way from page to page.
 SET = "set-"
-FOLLOWED = ("images", "aim")  # what links inside the dashboard set; both are text, as an address is
+FOLLOWED = ("set", "images", "aim")  # what links inside the dashboard set; all are text, as an address is
 MAX_HISTORY = 10
 PLACES = (IMAGE_SET, OWN_PICTURES) = ("the image set", "my own pictures")  # where the lab's images come from
 
@@ -193,6 +194,7 @@ SESSION: dict[str, type] = {
     "link": dict,
     "refused": dict,
     "opened_page": str,
+    "waits_for": dict,
     PAIR_RUN: RunState,
     TRANSFER_RUN: RunState,
     "models": ModelsState,
@@ -205,6 +207,22 @@ def visitor() -> Visitor:
     """Who this session is to the jobs that sessions share."""
     found: Visitor = st.session_state.get("visitor", ANYBODY)
     return found
+
+
+def wait_only_for(panel: str, *jobs: Job[Any]) -> None:
+    """Leaves what this session waited for at a panel before: once it asks for something else, nobody looks at it.
+
+    Args:
+        panel: Of a page, by any name.
+        jobs: What it waits for now; none for nothing.
+    """
+    waits_for: dict[str, tuple[Job[Any], ...]] = st.session_state["waits_for"]
+    before = waits_for.get(panel, ())
+    waits_for[panel] = jobs
+    still = {job for waited in waits_for.values() for job in waited}
+    for job in before:
+        if job not in still and not job.is_over:
+            job.leave()
 
 
 def link_to(page: str, label: str, controls: Mapping[str, str]) -> None:

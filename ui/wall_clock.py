@@ -8,7 +8,7 @@ from ui import cache, running
 from ui.controls import Setting, glyph_label
 from ui.measuring import Pair
 from ui.panels import folded_table
-from ui.state import models_state
+from ui.state import models_state, wait_only_for
 from ui.words import meaning
 
 
@@ -38,15 +38,13 @@ def wall_clock_panel(pair: Pair, setting: Setting) -> None:
     )
     if st.button(f"Measure at T = {setting.policy.threshold:.2f}", key="time"):
         state.timed = spec
-        cache.start_timing(spec)
+        wait_only_for("timing", cache.start_timing(spec))
     job = cache.job_board().find(state.timed) if state.timed else None
     if job is None or job.spec.model != card.name:
         return
     if not job.is_over:
         running.progress(job)
-    elif job.was_cancelled:
-        st.warning("Cancelled: nothing of that measurement was kept.")
-    else:
+    elif not running.came_to_nothing(job, "measurement"):
         _show(job.result(), pair)
         if job.spec != spec:
             st.caption("The controls have changed since: measure again to bring it up to date.")
