@@ -20,7 +20,7 @@ def _say(variable: str) -> Callable[[str | None], str | None]:
 
 # The variables of core.machine, which this module does not import: torch would cost every command a second.
 Device = Annotated[
-    str | None, typer.Option(help="Where to compute: cpu, cuda or auto.", callback=_say("EXITLENS_DEVICE"))
+    str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1 … or auto.", callback=_say("EXITLENS_DEVICE"))
 ]
 Precision = Annotated[
     str | None,

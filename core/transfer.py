@@ -171,7 +171,7 @@ def exit_transfer_images(outcome: ExitTransfer) -> pd.DataFrame:
 
 
 def exit_transfer_table(outcome: ExitTransfer) -> pd.DataFrame:
-    """How often what was made at each exit fools each exit: schema ``EXIT_TRANSFER``."""
+    """How often what was made on each exit fools each exit: schema ``EXIT_TRANSFER``."""
     rows = []
     for (source, target), group in exit_transfer_images(outcome).groupby(["source_exit", "target_exit"], sort=False):
         for denominator in DENOMINATORS:

@@ -221,7 +221,7 @@ def test_exit_matrix_names_its_exits_and_counts_in_percent() -> None:
     assert list(figure.data[0].x) == list(figure.data[0].y) == ["Exit 1", "Final"]
     cells = shown.set_index(["source_exit", "target_exit"])
     assert figure.data[0].text[0][1] == f"{100 * cells.loc[(0, 2), 'rate']:.0f}"
-    assert figure.data[1].hovertext[1].startswith("made at Exit 1, shown to Final: ")
+    assert figure.data[1].hovertext[1].startswith("made on Exit 1, shown to Final: ")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from ui.transfer import Asked, indices_of
 OF_EXITS = {
     "attackable": "of the images that both exits answer rightly when clean",
     "common": "of the images that all these exits answer rightly when clean",
-    "fooled the source": "of the images that fooled the exit they were made at",
+    "fooled the source": "of the images that fooled the exit they were made on",
 }
 
 
@@ -75,7 +75,7 @@ def _exit_matrix(outcome: ExitTransfer, card: ModelCard) -> None:
         best = max(others.to_dict("records"), key=lambda row: row["rate"])
         share = rate_words(rate(best["num_fooled"], best["num_images"]))
         st.markdown(
-            f"**Of all other exits, {names[best['target_exit']]} is fooled most by what was made at "
+            f"**Of all other exits, {names[best['target_exit']]} is fooled most by what was made on "
             f"{names[best['source_exit']]}: {share}**, {OF_EXITS[denominator]}."
         )
     selected = figure_panel(

@@ -75,7 +75,7 @@ def check_attack(
     on_progress: Callable[[Progress], None] | None = None,
     cancel: CancelToken | None = None,
 ) -> Checked:
-    """Looks for signs that a result misleads, on its first ``NUM_CHECKED`` images.
+    """Looks for signs that a result misleads: pixels and saturation on all images, the others on ``NUM_CHECKED``.
 
     Each is looked for only where it would be a sign; docs/checks.md says where that is.
 

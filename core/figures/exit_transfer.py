@@ -1,4 +1,4 @@
-"""Transfer between exits: which exit an example was made at, and which exits it fools."""
+"""Transfer between exits: which exit an example was made on, and which exits it fools."""
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -26,7 +26,7 @@ def exit_transfer_figure(transfer: pd.DataFrame, num_exits: int) -> go.Figure:
         [[f"{100 * cell.rate:.0f}" if cell.num_images else "none" for cell in row] for row in grid],
         [
             [
-                f"made at {source}, shown to {target}: {int(cell.num_fooled)} of {int(cell.num_images)} "
+                f"made on {source}, shown to {target}: {int(cell.num_fooled)} of {int(cell.num_images)} "
                 f"({100 * cell.low:.0f}–{100 * cell.high:.0f} %)"
                 for target, cell in zip(shown, row, strict=True)
             ]
@@ -34,6 +34,6 @@ def exit_transfer_figure(transfer: pd.DataFrame, num_exits: int) -> go.Figure:
         ],
         shown,
         shown,
-        row_title="made at",
+        row_title="made on",
         column_title="shown to",
     )

@@ -1,7 +1,7 @@
 """MobileNet (v1) for small images.
 
-Source: Howard et al., MobileNets, 2017, table 1, with the strides of its first layers left out as is usual at
-32x32; exit positions as in Kaya et al., Shallow-Deep Networks, ICML 2019.
+Source: Howard et al., MobileNets, 2017, table 1, with the stride of its first layer left out as is usual at 32x32;
+exit positions as in Kaya et al., Shallow-Deep Networks, ICML 2019.
 """
 
 from torch import Tensor, nn
