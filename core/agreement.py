@@ -16,7 +16,7 @@ class Agreement:
     Attributes:
         rank_correlation: (N, E, F) in [-1, 1]; NaN where one of the two maps has one value everywhere.
         overlap: (N, E, F) in [0, 1], share of the strongest pixels that both have; two unrelated maps share
-            ``TOP_SHARE`` of them by chance. NaN where one of the two maps is zero everywhere.
+            ``TOP_SHARE`` of them by chance. NaN where one of the two maps has one value everywhere.
     """
 
     rank_correlation: Tensor
@@ -61,4 +61,4 @@ def _strongest(values: Tensor) -> Tensor:
     order = values.abs().argsort(dim=-1, descending=True, stable=True)
     marked = torch.zeros_like(values, dtype=torch.float64)
     marked.scatter_(-1, order[..., : math.ceil(TOP_SHARE * values.shape[-1])], 1.0)
-    return torch.where((values == 0).all(dim=-1, keepdim=True), torch.nan, marked)
+    return torch.where((values == values[..., :1]).all(dim=-1, keepdim=True), torch.nan, marked)

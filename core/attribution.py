@@ -42,7 +42,7 @@ class Attribution:
 
     @property
     def maps(self) -> Tensor:
-        """(N, E, H, W): what is drawn and compared, the sum over colours; signed, and zero where there is no map."""
+        """(N, E, H, W): drawn and compared, the sum over colours; signed, and of one value where there is no map."""
         return self.values.sum(dim=2)
 
 
@@ -228,17 +228,25 @@ def explain(
 
 def _problems(values: Tensor, exits: Tensor, spec: AttributionSpec, num_exits: int) -> tuple[tuple[str, ...], ...]:
     zero, finite = (values == 0).flatten(2).all(dim=2), torch.isfinite(values).flatten(2).all(dim=2)
+    flat = (values == values[..., :1, :1]).flatten(2).all(dim=2)
     why = {
         "grad_cam": "no feature of the layer before it moves the logit",
         "guided_grad_cam": "no feature of the layer before it speaks for the class",
         "occlusion": "covering any part of the image leaves the logit as it is",
     }.get(spec.method, "its gradient is zero at every pixel")
+    # Methods that look at places of their own choice may have no two to tell apart.
+    why_flat = {
+        "grad_cam": "the layer before it has a single cell, or all cells alike",
+        "occlusion": "every square that is covered counts the same",
+    }.get(spec.method, "")
 
     def sentence(image: int, column: int) -> str:
         number = int(exits[image, column]) + 1
         name = "The final exit" if number == num_exits else f"Exit {number}"
         if not finite[image, column]:
             return f"{name} has no map: numbers that are not finite came out."
-        return f"{name} has no map: {why}." if zero[image, column] else ""
+        if zero[image, column]:
+            return f"{name} has no map: {why}."
+        return f"{name} has no map: {why_flat}." if why_flat and flat[image, column] else ""
 
     return tuple(tuple(sentence(image, column) for column in range(exits.shape[1])) for image in range(len(exits)))

@@ -175,6 +175,8 @@ class Explainer:
                 f"What feeds exit {self._exit_index + 1} has {cam.ndim - 2} dimensions per channel; Grad-CAM needs "
                 "maps of height and width. Choose another method."
             )
+        if cam.shape[2:] == (1, 1):  # interpolating one cell rounds it in other ways from pixel to pixel
+            return cam.expand(-1, -1, *images.shape[2:])
         resized: Tensor = LayerAttribution.interpolate(cam, images.shape[2:], interpolate_mode="bilinear")
         return resized
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from toys import linear_layers, linear_model, record_inputs, toy_images, toy_model
 
 from core.activations import SeparateActivations, stage_activations
+from core.agreement import agreement
 from core.attacks.run import attack
 from core.attacks.spec import pgd
 from core.attribution import attribute, explain, private_copy
@@ -781,6 +782,29 @@ def test_a_logit_that_no_pixel_moves_has_no_map_and_says_why(method: str) -> Non
         assert why[0] == ""
         assert why[1].startswith("Exit 2 has no map: ") and why[2].startswith("The final exit has no map: ")
     assert not made.maps[:, 1:].any() and made.maps[:, 0].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_grad_cam_of_a_single_cell_is_no_map_and_nothing_agrees_with_it(dtype: torch.dtype) -> None:
+    # Mutants: the cell interpolated, whose rounding then has ranks; one value everywhere shown as if it were a map.
+    model, images = toy_model(num_exits=6, dtype=dtype), toy_images(8, dtype=dtype)
+    made = attribute(model, images, AttributionSpec(method="grad_cam"))
+    assert (made.values[:, 5] == made.values[:, 5, :, :1, :1]).all() and made.values[:, 5].any(dim=3).all()
+    for why in made.problems:
+        assert why[5] == "The final exit has no map: the layer before it has a single cell, or all cells alike."
+        assert not any(why[:3])
+    alike = agreement(made.maps[:4], made.maps[4:])
+    for values in (alike.rank_correlation, alike.overlap):
+        assert values[:, 5].isnan().all() and values[:, :3, :3].isfinite().all()
+    guided = attribute(model, images, AttributionSpec(method="guided_grad_cam"))
+    is_flat = (guided.maps == guided.maps[..., :1, :1]).flatten(2).all(dim=2)[:, 5]
+    assert not is_flat.all() and not any("single cell" in why[5] for why in guided.problems)
+
+
+def test_occlusion_by_one_square_is_no_map() -> None:
+    # Mutant: the constant that comes of it drawn, and found unlike all others.
+    made = attribute(toy_model(), toy_images(2), AttributionSpec(method="occlusion", window=8))
+    assert all("every square that is covered counts the same" in problem for why in made.problems for problem in why)
 
 
 def test_logits_that_are_not_finite_are_refused() -> None:

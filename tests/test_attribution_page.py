@@ -1,9 +1,11 @@
 """The page of attribution, without a browser: what stands on it, what a widget and a click change, and what fails."""
 
+import math
 import re
 import time
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import streamlit as st
 import torch
@@ -23,6 +25,8 @@ from core.exits import ExitPolicy
 from core.experiment import ExperimentSpec, run_experiment
 from core.models import ARCHITECTURES
 from core.models.classifiers import ExitNetwork
+from ui.attribution import _shared_words
+from ui.belief import _headline, _spoken
 from ui.state import LINK
 
 __all__ = ["fresh_caches", "zoo"]
@@ -211,6 +215,28 @@ def test_a_model_of_many_exits_shows_some_of_them_with_those_that_answer(
     test = warm(images="12,13")
     assert any("of 27 exits: evenly spread, and those that answer" in caption.value for caption in test.caption)
     assert not test.exception
+
+
+def test_a_mean_of_nothing_is_words_and_no_number() -> None:
+    # Mutants: "nan %" on screen; one state's number under the other's name; what is known dropped with what is not.
+    mean = pd.Series({"adversarial": 0.25, "clean": 0.5})
+    assert _shared_words(mean).startswith(
+        "**Two exits share 50 % of their strongest pixels when clean, 25 % once attacked**, on average"
+    )
+    assert "two maps" not in _shared_words(mean)
+    half = _shared_words(mean.where(mean.index == "clean"))
+    assert half.startswith("**Two exits share 50 % of their strongest pixels when clean**")
+    assert half.endswith("There are no two maps to compare once attacked.")
+    assert _shared_words(mean * math.nan) == "No two exits have maps to compare."
+    told = pd.Series({"infidelity": 0.3, "sensitivity": 0.2, "all_redrawn": -0.1})
+    words = _headline(told, "Grad-CAM")
+    for part in ("30 % of what covering", "20 % of its length nearby, and has", "correlation −0.10 with"):
+        assert part in words
+    assert _headline(told.drop("infidelity").reindex(told.index), "Grad-CAM").startswith("**When clean, Grad-CAM moves")
+    assert "no exit has a map of Grad-CAM" in _headline(told * math.nan, "Grad-CAM")
+    assert _spoken(told * math.nan) == "no maps to measure"
+    for shown in (half, words, _spoken(told)):
+        assert "nan" not in shown
 
 
 @pytest.mark.usefixtures("zoo")

@@ -205,10 +205,7 @@ def between_exits(method: Method, looked: Looked, experiment: Experiment) -> Non
     _, table = maps_cache.tables(spec, looked.image_id, made)
     apart = table[table.exit_index < table.other_exit]
     mean = apart.groupby("state").overlap.mean()
-    st.markdown(
-        f"**Two exits share {100 * mean['clean']:.0f} % of their strongest pixels when clean, "
-        f"{100 * mean['adversarial']:.0f} % once attacked**, on average over all pairs; unrelated maps share 10 %."
-    )
+    st.markdown(_shared_words(mean))
     for column, state in zip(st.columns(2), STATES, strict=True):
         rows = table[table.state == state]
         with column:
@@ -216,9 +213,22 @@ def between_exits(method: Method, looked: Looked, experiment: Experiment) -> Non
             figure_panel(
                 between_exits_figure(rows, card.num_exits),
                 key=f"between-exits-{state}",
-                alt=f"Share of the strongest 10 % of pixels that two exits have in common, {state}; mean "
-                f"{100 * mean[state]:.0f} %.",
+                alt=f"Share of the strongest 10 % of pixels that two exits have in common, {state}; "
+                + ("no two maps to compare." if np.isnan(mean[state]) else f"mean {100 * mean[state]:.0f} %."),
                 caption=f"Share of the strongest 10 % of pixels that two exits have in common, in percent, {state}. "
                 f"{spec.attribution.label}; {looked.image_id} · {made_words(experiment)}.",
                 table=rows,
             )
+
+
+def _shared_words(mean: pd.Series) -> str:
+    """What pairs of exits share on average, by state, in Markdown; a mean of nothing is NaN."""
+    when = {"clean": "when clean", "adversarial": "once attacked"}
+    shares = [f"{100 * mean[state]:.0f} % {words}" for state, words in when.items() if pd.notna(mean[state])]
+    if not shares:
+        return "No two exits have maps to compare."
+    shares[0] = shares[0].replace(" %", " % of their strongest pixels")
+    missing = "".join(
+        f" There are no two maps to compare {words}." for state, words in when.items() if pd.isna(mean[state])
+    )
+    return f"**Two exits share {', '.join(shares)}**, on average over all pairs; unrelated maps share 10 %.{missing}"

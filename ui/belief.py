@@ -36,24 +36,13 @@ def belief(method: Method, looked: Looked, experiment: Experiment) -> None:
         return
     table = belief_table(made, job.result(), looked.image_id)
     mean = table.groupby("state")[["infidelity", "sensitivity", "all_redrawn"]].mean()
-    st.markdown(
-        f"**When clean, {label} leaves {100 * mean.infidelity['clean']:.0f} % of what covering squares does untold, "
-        f"moves by up to {100 * mean.sensitivity['clean']:.0f} % of its length nearby, and has rank correlation "
-        f"{mean.all_redrawn['clean']:.2f} with what redrawn weights show**, on average over exits.".replace(
-            "-0.", "−0."
-        )
-    )
+    st.markdown(_headline(mean.loc["clean"], label))
     card = maps_cache.card_of(experiment)
     figure_panel(
         belief_figure(table, card.num_exits),
         key="belief",
         alt=f"Infidelity, sensitivity and likeness to maps of redrawn weights at {len(made.exits[0])} exits, clean and "
-        "adversarial. "
-        + "; ".join(
-            f"{state}: mean infidelity {row['infidelity']:.2f}, sensitivity {row['sensitivity']:.2f}, redrawn "
-            f"{row['all_redrawn']:.2f}"
-            for state, row in mean.to_dict("index").items()
-        ),
+        "adversarial. " + "; ".join(f"{state}: {_spoken(row)}" for state, row in mean.iterrows()),
         caption=f"Infidelity: share of the change in the logit, over {NUM_SQUARES} covered squares, that the map, "
         "scaled at best, does not tell: 0 tells all, 1 nothing. Sensitivity: largest move of the map, over its length, "
         f"among {NUM_NEIGHBOURS} neighbours within {RADIUS:g} of the image: 0 is steady. Redrawn: rank correlation of "
@@ -62,6 +51,29 @@ def belief(method: Method, looked: Looked, experiment: Experiment) -> None:
         f"{made_words(experiment)}.",
         table=table,
     )
+
+
+def _headline(mean: pd.Series, label: str) -> str:
+    """What was measured of the clean maps, on average over exits, in Markdown; what is NaN was not."""
+    told = [
+        words
+        for column, words in (
+            ("infidelity", f"leaves {100 * mean.infidelity:.0f} % of what covering squares does untold"),
+            ("sensitivity", f"moves by up to {100 * mean.sensitivity:.0f} % of its length nearby"),
+            ("all_redrawn", f"has rank correlation {mean.all_redrawn:.2f} with what redrawn weights show"),
+        )
+        if pd.notna(mean[column])
+    ]
+    if not told:
+        return f"When clean, no exit has a map of {label} to believe or not."
+    listed = told[0] if len(told) == 1 else f"{', '.join(told[:-1])}, and {told[-1]}"
+    return f"**When clean, {label} {listed}**, on average over exits.".replace("-0.", "−0.")
+
+
+def _spoken(mean: pd.Series) -> str:
+    words = {"infidelity": "mean infidelity", "sensitivity": "sensitivity", "all_redrawn": "redrawn"}
+    known = [f"{words[str(column)]} {value:.2f}" for column, value in mean.dropna().items()]
+    return ", ".join(known) or "no maps to measure"
 
 
 def _sums(table: pd.DataFrame) -> str:

@@ -28,11 +28,7 @@ def between_exits_figure(between: pd.DataFrame, num_exits: int) -> go.Figure:
         [[cell["overlap"] for cell in row] for row in table],
         [["" if math.isnan(cell["overlap"]) else f"{100 * cell['overlap']:.0f}" for cell in row] for row in table],
         [
-            [
-                f"{names[cell['exit_index']]} and {names[cell['other_exit']]}: {100 * cell['overlap']:.0f} % of the "
-                f"strongest pixels shared, rank correlation {cell['rank_correlation']:.2f}"
-                for cell in row
-            ]
+            [f"{names[cell['exit_index']]} and {names[cell['other_exit']]}: {_alike_words(cell)}" for cell in row]
             for row in table
         ],
         labels,
@@ -40,6 +36,14 @@ def between_exits_figure(between: pd.DataFrame, num_exits: int) -> go.Figure:
         row_title="exit",
         column_title="exit",
         outlined=False,
+    )
+
+
+def _alike_words(cell: dict[Any, Any]) -> str:
+    if math.isnan(cell["overlap"]):
+        return "no two maps to compare"
+    return (
+        f"{100 * cell['overlap']:.0f} % of the strongest pixels shared, rank correlation {cell['rank_correlation']:.2f}"
     )
 
 
