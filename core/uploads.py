@@ -2,11 +2,12 @@
 
 import hashlib
 import io
+import struct
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from core.data import ImageSet
@@ -21,6 +22,18 @@ RESIZING = "cut to the square in its middle, then resized by Lanczos"
 
 # Pillow cuts off what lies beyond 255 when it converts other modes: a 16-bit photograph would come out white.
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "La", "CMYK", "YCbCr")
+
+
+# What undoes each value of the EXIF tag Orientation but 1.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class _TooLarge(Exception):
@@ -52,12 +65,12 @@ def read_picture(content: bytes, name: str, image_size: int) -> Tensor:
         if width * height > MAX_PIXELS:
             raise _TooLarge
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-            mode, decoded = opened.mode, _of_8_bits(ImageOps.exif_transpose(opened))
+            mode, decoded = opened.mode, _of_8_bits(_upright(opened))
     except (_TooLarge, Image.DecompressionBombError) as error:
         raise ExitLensError(
             f"{name} unfolds to more than {MAX_PIXELS // 1_000_000} million pixels. Scale it down first."
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, struct.error) as error:
         raise ExitLensError(
             f"{name} cannot be read as a picture. Choose an undamaged file of one of {', '.join(FORMATS)}."
         ) from error
@@ -70,6 +83,19 @@ def read_picture(content: bytes, name: str, image_size: int) -> Tensor:
         decoded = Image.alpha_composite(Image.new("RGBA", decoded.size, "white"), decoded)
     square = ImageOps.fit(decoded.convert("RGB"), (image_size, image_size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture as the camera was held; as it is stored where its EXIF cannot be read.
+
+    Pillow's own ``exif_transpose`` writes all tags anew, and any malformed one ends it.
+    """
+    picture.load()  # first: in doing so, Pillow turns a TIFF by itself and forgets the tag
+    try:
+        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except (struct.error, SyntaxError, ValueError, TypeError):
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _of_8_bits(picture: Image.Image) -> Image.Image | None:

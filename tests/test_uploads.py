@@ -1,11 +1,12 @@
 """A user's own pictures: whatever the file, an image of the right size or one sentence."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from core import uploads
 from core.errors import ExitLensError
@@ -73,6 +74,44 @@ def test_transparency_is_laid_on_white_and_the_cameras_rotation_undone() -> None
     tags[0x0112] = 6  # stored turned; to be shown a quarter turn clockwise
     read = read_picture(file_of(upright, "JPEG", exif=tags, quality=95), "photo.jpg", 32)
     assert read[0, 16, 28] > 200 and read[0, 16, 3] < 50
+
+
+def exif(*tags: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF of tags, each with its number, type, count and four bytes, right or wrong."""
+    entries = b"".join(struct.pack("<HHI", *tag[:3]) + tag[3] for tag in sorted(tags))
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+
+
+TURNED = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
+MALFORMED = {
+    "a width that is text": (0x0100, 2, 4, b"abc\0"),
+    "a description that is a number": (0x010E, 11, 1, struct.pack("<f", 1.5)),
+    "a resolution that is text": (0x011A, 2, 4, b"abc\0"),
+    "a maker's name that is a fraction": (0x0131, 5, 1, struct.pack("<I", 8)),
+}
+
+
+@pytest.mark.parametrize("tag", MALFORMED.values(), ids=MALFORMED.keys())
+def test_a_malformed_tag_of_a_camera_ends_nothing_and_the_picture_is_turned_all_the_same(
+    tag: tuple[int, int, int, bytes],
+) -> None:
+    # Mutants: Pillow's own turning, which writes all tags anew and ends in errors of several kinds; no turning at all.
+    upright = Image.new("RGB", (64, 64), "black")
+    upright.paste(Image.new("RGB", (64, 32), "white"), (0, 0))
+    read = read_picture(file_of(upright, "JPEG", exif=exif(TURNED, tag), quality=95), "photo.jpg", 32)
+    assert read[0, 16, 28] > 200 and read[0, 16, 3] < 50
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_way_to_hold_a_camera_is_undone_once(kind: str, orientation: int) -> None:
+    # Mutants: two turns exchanged; a TIFF, which Pillow turns by itself, turned twice.
+    picture = Image.fromarray(np.kron([[0, 60], [120, 240]], np.ones((32, 32))).astype(np.uint8)).convert("RGB")
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    content = file_of(picture, kind, exif=tags)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
+    assert torch.equal(read_picture(content, "x", 64), torch.from_numpy(np.array(expected)).permute(2, 0, 1))
 
 
 GOOD = file_of(Image.new("RGB", (40, 40)))
