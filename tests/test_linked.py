@@ -1,10 +1,13 @@
 """A click on a cell, a bar or a point shows the images that it counts."""
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from every_page import fresh_caches, settled, warm
+from every_page import linked as linked_page
 from streamlit.testing.v1 import AppTest
-from test_models_page import EARLY, STATIC, zoo
+from test_models_page import EARLY, STATIC, Zoo, zoo
 from test_shift_page import FIRST, LINK, NUM_IMAGES, THRESHOLD, decided, linked, pictures, select
 
 from core.attacks.spec import pgd
@@ -16,6 +19,7 @@ from core.exits import ExitPolicy, decide
 from core.experiment import ExperimentSpec, run_experiment
 from core.ladder import EPSILONS
 from core.model_tables import AMONG
+from ui.state import SET
 
 __all__ = ["fresh_caches", "zoo"]
 pytestmark = pytest.mark.usefixtures("zoo")
@@ -159,3 +163,67 @@ def test_bin_of_attacked_images() -> None:
     bin_of = ["adversarial", number / NUM_BINS, (number + 1) / NUM_BINS, 0, 0, 0, 0]
     test = select(warm("confidence", **LINK), "reliability", bin_of)
     assert shown(test) == numbered((confidence * NUM_BINS).long() == number)
+
+
+def selection() -> None:
+    import streamlit as st
+    import torch
+
+    from core.data import ImageSet
+    from ui.linked import linked_images
+
+    name, indices = st.session_state["asked"]
+    dataset, split = name.split(":")
+    numbers = torch.arange(300)
+    whole = ImageSet(
+        dataset,
+        split,
+        torch.zeros(300, 3, 32, 32, dtype=torch.uint8),
+        numbers % 10,
+        numbers,
+        "test",
+        tuple("abcdefghij"),
+    )
+    linked_images(indices, whole, title="Some", key="some")
+
+
+@pytest.fixture
+def links(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Mapping[str, str]]]:
+    """Words and controls of every link to the lab that is drawn; a script alone has no pages to link to."""
+    drawn: list[tuple[str, Mapping[str, str]]] = []
+    monkeypatch.setattr("ui.linked.link_to", lambda page, label, controls: drawn.append((label, controls)))
+    return drawn
+
+
+def select_images(name: str, indices: list[int]) -> None:
+    test = AppTest.from_function(selection, default_timeout=60)
+    test.session_state["asked"] = name, indices
+    test.run()
+    assert not test.exception, test.exception
+
+
+def test_the_lab_opens_with_the_image_set_of_the_selection(zoo: Zoo, links: list) -> None:
+    # Mutants: numbers alone, which are other pictures in the set that the sidebar names, or none; a link to a set that
+    # the lab does not offer, in whose place it would open another.
+    zoo.add("cifar100-toy-early-exit", 4, dataset="cifar100", num_classes=100)
+    select_images("cifar100:samples", [3, 1])
+    ((label, controls),) = links
+    assert label == "Attack these alone, in the lab"
+    test = linked_page("attack_lab", **{SET + key: value for key, value in controls.items()})
+    test.session_state["set"] = "cifar10:samples"
+    settled(test)
+    assert not test.exception and not test.error
+    assert test.selectbox(key="set").value == "cifar100:samples" and test.text_input(key="images").value == "1,3"
+    assert any("cifar100:samples:1,3 " in caption.value for caption in test.caption)
+    links.clear()
+    select_images("tiny-imagenet:test", [3, 1])
+    assert not links
+
+
+def test_a_selection_that_is_cut_says_so(links: list) -> None:
+    # Mutant: three hundred images promised, of which the lab opens some.
+    select_images("cifar10:samples", list(range(299, -1, -1)))
+    select_images("cifar10:samples", list(range(256)))
+    labels = [label for label, _ in links]
+    assert labels == ["Attack the first 256 of these alone, in the lab", "Attack these alone, in the lab"]
+    assert [controls["images"] for _, controls in links] == ["0-255", "0-255"]

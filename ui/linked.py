@@ -36,6 +36,8 @@ def linked_images(indices: list[int], whole: ImageSet, *, title: str, key: str) 
             name = whole.class_names[int(whole.labels[row])]
             picture = whole.images[row].permute(1, 2, 0).numpy()
             st.image(picture, width=96, caption=f"{index} {name}", alt=f"Image {index}, {name}")
-    if ":upload-" not in whole.name:  # these are in no link
-        images = selection_text(sorted(indices)[:MAX_IMAGES])
-        link_to("pages/attack_lab.py", "Attack these alone, in the lab", {"images": images})
+    if ":upload-" in whole.name or whole.dataset not in {card.dataset for card in cache.cards()[0]}:
+        return  # uploads are in no link, and the lab offers no image set that it has no model for
+    which = f"the first {MAX_IMAGES} of these" if len(indices) > MAX_IMAGES else "these"
+    images = selection_text(sorted(indices)[:MAX_IMAGES])
+    link_to("pages/attack_lab.py", f"Attack {which} alone, in the lab", {"set": whole.name, "images": images})
