@@ -10,6 +10,7 @@ from core.agreement import agreement
 from core.attribution import BATCH_SIZE, Attribution, explain, private_copy, quick_copy, row_counter
 from core.attribution_spec import AttributionSpec
 from core.evaluation import logits_of
+from core.machine import device_of
 from core.models import ExitModel
 from core.progress import CancelToken, Progress
 
@@ -206,7 +207,7 @@ def _classifier_weights(network: ExitModel, image: Tensor, weights: list[nn.Para
     for weight in weights:
         weight.requires_grad_(True)
     with torch.no_grad():
-        features = network.begin(image)
+        features = network.begin(image.to(device_of(network)))
     found: dict[int, nn.Parameter] = {}
     for exit_index in range(network.num_exits):
         with torch.no_grad():
@@ -220,11 +221,10 @@ def _classifier_weights(network: ExitModel, image: Tensor, weights: list[nn.Para
     return list(found.values())
 
 
-@torch.no_grad()
 def _sums(private: ExitModel, images: Tensor, attribution: Attribution) -> tuple[Tensor, Tensor]:
     """The sum of each map and the change in the logit that it should be, (N, E) each."""
     total, nothing = attribution.values.flatten(2).sum(dim=2), torch.full_like(attribution.logits, torch.nan)
     if not attribution.spec.facts.is_complete:
         return nothing, nothing
     flat = torch.full_like(images[:1], attribution.spec.baseline)
-    return total, attribution.logits - private(flat)[0][attribution.exits, attribution.classes]
+    return total, attribution.logits - logits_of(private, flat)[0][attribution.exits, attribution.classes]

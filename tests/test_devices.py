@@ -25,6 +25,7 @@ from core.attacks.spec import (
 from core.attacks.sweep import sweep_fgsm
 from core.attribution import attribute
 from core.attribution_spec import AttributionSpec
+from core.belief import measure_belief
 from core.errors import ExitLensError
 from core.evaluation import exit_logits
 from core.exits import ExitPolicy, run_dynamic
@@ -211,6 +212,9 @@ def test_everything_else_that_shows_images_to_a_model_goes_there_and_back():
     maps = attribute(model, images, AttributionSpec())
     logits = exit_logits(model, toy_image_set(5))
     assert not any(map(is_away, [sweep.succeeded, sweep.prediction, maps.values, maps.logits, logits]))
+    for method in ("saliency", "integrated_gradients"):
+        made = attribute(model, images[:2], AttributionSpec(method=method, num_steps=2))
+        assert not any(map(is_away, vars(measure_belief(model, images[:2], made)).values()))
     time_stages(model, images, POLICY, num_repeats=1)
 
 
