@@ -31,7 +31,8 @@ class Belief:
             [0, 1]: 0 tells all, 1 nothing.
         sensitivity: How far the map moves at most within ``RADIUS`` of the image, over its own length; 0 is steady.
         classifier_redrawn: Rank correlation, by size, with the map once the exit's own classifier has redrawn
-            weights; a map that says something of the network falls towards 0. NaN where the classifier is unknown.
+            weights; a map that says something of the network falls towards 0. NaN where the classifier is unknown or
+            has no weights.
         all_redrawn: The same once all weights are redrawn.
         total: Sum of the map; NaN unless the method promises that it is ``change``.
         change: Logit minus that of the baseline.
@@ -77,9 +78,13 @@ def measure_belief(
     """
     spec, num_images, num_columns = attribution.spec, *attribution.exits.shape
     private = quick_copy(model)
+    every, of_exits = _weights_of_classifiers(private_copy(model), images[:1])
+    of_classifiers = set[int]().union(*of_exits)
+    # Where all weights are some classifier's, nothing says which ones those of the exits are.
+    is_known = torch.tensor([bool(own) and of_classifiers < every for own in of_exits])
     per_map = spec.num_passes(images.shape[-1]) * (1 if spec.method == "occlusion" else num_columns)
     on_rows = row_counter(
-        num_images * (NUM_SQUARES + 1 + NUM_REMAKES * per_map),
+        num_images * (NUM_SQUARES + 1 + (NUM_NEIGHBOURS + NUM_REDRAWS * (1 + int(is_known.any()))) * per_map),
         f"{spec.facts.label}: what to believe",
         on_progress,
         cancel,
@@ -100,20 +105,27 @@ def measure_belief(
         sensitivity.append(
             _sensitivity(image, attribution.values[row], neighbours, made(private, neighbours, *expanded))
         )
-    redrawn = []
-    for number in range(NUM_REDRAWS):
-        for only_classifiers in (True, False):
-            network, is_known = _redrawn(model, images[:1], seed + number, only_classifiers)
+
+    def likeness(places: set[int]) -> Tensor:
+        """(N, E): with maps of the network once the weights at these places are redrawn, the mean over redraws."""
+        found = []
+        for number in range(NUM_REDRAWS):
+            network = _redrawn(model, places, seed + number)
             other = made(network, images, attribution.exits, attribution.classes).sum(dim=2)
             alike = agreement(attribution.maps.abs(), other.abs()).rank_correlation
-            redrawn.append(alike.diagonal(dim1=1, dim2=2) if is_known else torch.full_like(alike[..., 0], torch.nan))
+            found.append(alike.diagonal(dim1=1, dim2=2))
+        return torch.stack(found).nanmean(dim=0)
+
+    unknown = torch.full(attribution.exits.shape, torch.nan, dtype=torch.float64)
+    all_redrawn = likeness(every) if every else unknown
+    classifier_redrawn = likeness(of_classifiers) if is_known.any() else unknown
     total, change = _sums(private, images, attribution)
     has_map = torch.tensor([[not problem for problem in row] for row in attribution.problems])
     measured = (
         torch.stack(infidelity),
         torch.stack(sensitivity),
-        torch.stack(redrawn[::2]).nanmean(dim=0),
-        torch.stack(redrawn[1::2]).nanmean(dim=0),
+        torch.where(is_known[attribution.exits.cpu()], classifier_redrawn.cpu(), torch.nan),
+        all_redrawn,
         total,
         change,
     )
@@ -188,37 +200,43 @@ def _sensitivity(image: Tensor, values: Tensor, neighbours: Tensor, of_neighbour
     return torch.cat(largest)
 
 
-def _redrawn(model: ExitModel, image: Tensor, seed: int, only_classifiers: bool) -> tuple[ExitModel, bool]:
-    """A copy with shuffled weights, and whether it is known which weights those of the exits' classifiers are."""
+def _redrawn(model: ExitModel, places: set[int], seed: int) -> ExitModel:
+    """A copy whose weights at these places, among all of its weights, are shuffled."""
     network = private_copy(model)
-    assert isinstance(network, nn.Module)
-    weights = [weight for weight in network.parameters() if weight.ndim > 1]
-    chosen = _classifier_weights(network, image, weights) if only_classifiers else weights
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for weight in chosen:
-            order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
-            weight.copy_(weight.flatten()[order].view_as(weight))
-    return network, not only_classifiers or len(chosen) < len(weights)
+        for place, weight in enumerate(_weights(network)):
+            if place in places:
+                order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+                weight.copy_(weight.flatten()[order].view_as(weight))
+    return network
 
 
-def _classifier_weights(network: ExitModel, image: Tensor, weights: list[nn.Parameter]) -> list[nn.Parameter]:
-    """Those weights that lead from the features at an exit to its logits; their gradient finds them in any network."""
+def _weights(network: ExitModel) -> list[nn.Parameter]:
+    assert isinstance(network, nn.Module)
+    return [weight for weight in network.parameters() if weight.ndim > 1]
+
+
+def _weights_of_classifiers(network: ExitModel, image: Tensor) -> tuple[set[int], list[set[int]]]:
+    """Places of all weights of a network that nobody else has, and for each exit of those that its classifier reads.
+
+    These lead from the features at an exit to its logits; their gradient finds them in any network.
+    """
+    weights, found = _weights(network), []
     for weight in weights:
         weight.requires_grad_(True)
     with torch.no_grad():
         features = network.begin(image.to(device_of(network)))
-    found: dict[int, nn.Parameter] = {}
     for exit_index in range(network.num_exits):
         with torch.no_grad():
             features = network.advance(features, exit_index)
         with torch.enable_grad():
             logits = network.classify(features, exit_index)
+        slopes: tuple[Tensor | None, ...] = ()
+        if logits.requires_grad:  # a classifier without weights, such as a mean of features, has nothing to redraw
             slopes = torch.autograd.grad(logits.sum(), weights, allow_unused=True)
-        found |= {id(weight): weight for weight, slope in zip(weights, slopes, strict=True) if slope is not None}
-    for weight in weights:
-        weight.requires_grad_(False)
-    return list(found.values())
+        found.append({place for place, slope in enumerate(slopes) if slope is not None})
+    return set(range(len(weights))), found
 
 
 def _sums(private: ExitModel, images: Tensor, attribution: Attribution) -> tuple[Tensor, Tensor]:

@@ -8,19 +8,28 @@ import pytest
 import torch
 from captum.metrics import infidelity, sensitivity_max
 from scipy.stats import spearmanr
-from torch import Tensor
+from torch import Tensor, nn
 from toys import linear_layers, linear_model, toy_images, toy_model
 
 from core.agreement import TOP_SHARE, agreement
 from core.attacks.run import attack
 from core.attacks.spec import pgd
-from core.attribution import Attribution, attribute, explain
+from core.attribution import Attribution, attribute, explain, private_copy
 from core.attribution_population import PopulationSpec, measure_population
 from core.attribution_spec import METHODS, AttributionSpec
-from core.belief import NUM_NEIGHBOURS, NUM_SQUARES, RADIUS, _redrawn, measure_belief
+from core.belief import (
+    NUM_NEIGHBOURS,
+    NUM_REDRAWS,
+    NUM_SQUARES,
+    RADIUS,
+    _redrawn,
+    _weights_of_classifiers,
+    measure_belief,
+)
 from core.errors import Cancelled
 from core.exits import ExitPolicy
 from core.experiment import ExperimentSpec
+from core.models.imported import ImportedNetwork
 from core.progress import Progress
 
 
@@ -186,12 +195,13 @@ def test_redrawn_weights_are_the_classifiers_or_all() -> None:
     model, images, _, belief = believed("grad_cam", linear=False)
     assert belief.classifier_redrawn.abs().max() < 0.98 and belief.all_redrawn.abs().max() < 0.98
     assert not torch.allclose(belief.classifier_redrawn, belief.all_redrawn)
-    for only_classifiers in (True, False):
-        redrawn, is_known = _redrawn(model, images[:1], 0, only_classifiers)
-        assert is_known
+    every, of_exits = _weights_of_classifiers(private_copy(model), images[:1])
+    assert all(of_exits) and set().union(*of_exits) < every
+    for places in (set().union(*of_exits), every):
+        redrawn = _redrawn(model, places, 0)
         ends = {id(layer.weight) for layer in linear_layers(redrawn)}
         for new, old in zip(redrawn.parameters(), model.parameters(), strict=True):
-            changes = old.ndim > 1 and (id(new) in ends or not only_classifiers)
+            changes = old.ndim > 1 and (id(new) in ends or places == every)
             assert torch.equal(new, old) != changes
             torch.testing.assert_close(new.flatten().sort().values, old.flatten().sort().values)
 
@@ -200,6 +210,57 @@ def test_the_classifier_is_not_told_from_the_network_where_it_is_all_of_it() -> 
     # Mutant: the same number twice, as if two things had been measured.
     belief = believed("saliency")[3]
     assert belief.classifier_redrawn.isnan().all() and belief.all_redrawn.isfinite().all()
+
+
+class Averaging(nn.Module):
+    """Exits that are a mean of features, without any weights, then a linear one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.mixing, self.last = nn.Conv2d(3, 3, 3, padding=1).double(), nn.Linear(3 * 16, 3).double()
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = self.advance(images, 0)
+        return [self.classify(features, 0), self.classify(features, 1)]
+
+    def begin(self, images: Tensor) -> Tensor:
+        return images
+
+    def advance(self, features: Tensor, exit_index: int) -> Tensor:
+        return features if exit_index else self.mixing(features).tanh()
+
+    def classify(self, features: Tensor, exit_index: int) -> Tensor:
+        return self.last(features.flatten(1)) if exit_index else features.mean(dim=(2, 3))
+
+
+def test_an_exit_whose_classifier_has_no_weights_has_none_to_redraw() -> None:
+    # Mutants: a gradient asked of logits that have none; likeness of 1 with a classifier in which nothing was redrawn.
+    facts = {"num_exits": 2, "num_classes": 3, "image_size": 4, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    model = ImportedNetwork(Averaging(), **facts).double().eval().requires_grad_(False)
+    images = toy_images(2, image_size=4)
+    belief = measure_belief(model, images, attribute(model, images, AttributionSpec()))
+    assert belief.classifier_redrawn[:, 0].isnan().all() and belief.classifier_redrawn[:, 1].isfinite().all()
+    assert belief.all_redrawn.isfinite().all()
+    turned = AttributionSpec(exits=(1,))
+    (last,) = measure_belief(model, images[:1], attribute(model, images[:1], turned)).classifier_redrawn
+    torch.testing.assert_close(last, belief.classifier_redrawn[0, 1:])
+
+
+def test_no_map_is_made_of_classifiers_that_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutants: three maps made and thrown away; a share of the work that then never comes to its end.
+    model, images, made, seen = linear_model(num_classes=3, image_size=4), toy_images(1, image_size=4), [], []
+
+    def counted(*args: object, **kwargs: object) -> Tensor:
+        made.append(args)
+        return explain(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("core.belief.explain", counted)
+    measure_belief(model, images, attribute(model, images, AttributionSpec()), on_progress=seen.append)
+    assert len(made) == 1 + NUM_REDRAWS, "of the neighbours, and with all weights redrawn"
+    assert seen[-1].share == 1 and seen[-2].share < 1
 
 
 @pytest.mark.parametrize("method", METHODS)
