@@ -228,6 +228,9 @@ def read_run(key: str, folder: Path | None = None) -> KeptRun:
         raise _damaged(place, f"{RUN_FILE} cannot be read: {error.strerror}") from error
     except (ValidationError, ExitLensError) as error:
         raise _damaged(place, f"{RUN_FILE} does not describe a run") from error
+    names = sorted(model.name for model in run.models)
+    if names != sorted(run.spec.targets) or not set(run.spec.sources) <= set(run.attacks) or not run.image_ids:
+        raise _damaged(place, f"{RUN_FILE} contradicts itself")
     if key != run.key or key != run_key(run.spec, {model.name: model.weights_sha256 for model in run.models}):
         raise _damaged(place, f"{RUN_FILE} belongs to another run")
     return run

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -129,6 +130,37 @@ def test_a_damaged_run_is_named_skipped_and_can_be_kept_again(tmp_path: Path, na
     assert not kept.is_kept(bad.key, tmp_path)
     kept.keep(experiment(), models(), tmp_path)
     assert not kept.read_kept(tmp_path).problems
+
+
+def _rename_model(told: dict) -> None:
+    told["models"][0]["name"] += "x"
+
+
+def _repeat_model(told: dict) -> None:
+    told["models"].append(told["models"][0])
+
+
+def _rename_attacked(told: dict) -> None:
+    told["attacks"] = {f"{name}x": attack for name, attack in told["attacks"].items()}
+
+
+def _forget_images(told: dict) -> None:
+    told["image_ids"] = []
+
+
+@pytest.mark.parametrize("damage", [_rename_model, _repeat_model, _rename_attacked, _forget_images])
+def test_a_run_that_contradicts_itself_is_named_and_skipped(tmp_path: Path, damage: Callable[[dict], None]) -> None:
+    # Mutants: any of these believed, so that a page ends in a KeyError; one bad run that takes the good one along.
+    good = kept.keep(experiment(fgsm(1 / 255)), models(), tmp_path)
+    bad = kept.keep(experiment(), models(), tmp_path)
+    description = tmp_path / bad.key / kept.RUN_FILE
+    told = json.loads(description.read_text())
+    damage(told)
+    description.write_text(json.dumps(told))
+    read = kept.read_kept(tmp_path)
+    assert list(read.runs) == [good.key] == read.examples.run.unique().tolist()
+    assert len(read.problems) == 1 and bad.key in read.problems[0] and "contradicts itself" in read.problems[0]
+    assert not kept.is_kept(bad.key, tmp_path)
 
 
 def test_half_written_and_foreign_folders_are_no_runs(tmp_path: Path) -> None:
