@@ -11,7 +11,7 @@ from core.attacks.steps import Step
 from core.data import ImageSet
 from core.evaluation import exit_logits, logits_of
 from core.exits import ExitPolicy
-from core.kept import KeptRun, read_perturbations, read_steps
+from core.kept import KeptRun, read_decisions, read_perturbations, read_steps
 from core.models import ExitModel
 
 
@@ -64,7 +64,14 @@ def restored_result(
         adversarial_logits=logits_of(model, adversarial),
         steps=_steps(run, source, folder),
         seconds=0.0,
+        precision=_precision(run, source, folder),
     )
+
+
+def _precision(run: KeptRun, source: str, folder: Path | None) -> str:
+    """Of the gradients of the attack on one source: the same in all rows about it."""
+    table = read_decisions(run, folder)
+    return str(table.precision[table.source == source].iloc[0])
 
 
 def _steps(run: KeptRun, source: str, folder: Path | None) -> tuple[Step, ...]:

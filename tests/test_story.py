@@ -420,6 +420,19 @@ def test_a_kept_attack_comes_back_as_it_was_made(
             assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
+def test_a_kept_attack_comes_back_with_the_precision_of_its_search(
+    images: ImageSet, models: Models, toy_registry: None, tmp_path: Path
+) -> None:
+    # Mutants: float32 whatever it was; the precision of another source of the run.
+    spec = ExperimentSpec("toy:test:0-11", (EARLY, STATIC), (EARLY, STATIC), plain_attack(2 / 255, "final"), POLICY)
+    made = run_experiment(spec, images, models)
+    searched = {EARLY: "float32", STATIC: "bfloat16"}
+    results = {name: replace(result, precision=searched[name]) for name, result in made.results.items()}
+    run = kept.keep(replace(made, results=results), models, tmp_path)
+    for name, precision in searched.items():
+        assert restored_result(run, name, models[name][0], images, tmp_path).precision == precision
+
+
 def test_a_kept_attack_is_found_by_all_that_makes_it(kept_run: tuple[kept.KeptRun, Path], models: Models) -> None:
     # Mutants: weights, policy, attack, pictures or source not looked at; targets that have to be the same.
     run, _ = kept_run
