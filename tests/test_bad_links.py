@@ -130,7 +130,7 @@ def test_a_selection_that_is_not_there_ends_in_one_sentence(page: str, images: s
 
 @pytest.mark.parametrize(
     "control",
-    ["set-threshold", "set-steps", "set-model", "set-methods", "set-set", "set-images", "set-aim", "set-nothing"],
+    [f"set-{key}" for key in ("threshold", "steps", "model", "methods", "set", "images", "attack", "aim", "nothing")],
 )
 def test_a_link_inside_the_dashboard_written_by_hand_breaks_nothing(control: str) -> None:
     # Mutant: text put into the state of a slider.

@@ -4,9 +4,10 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
-from every_page import finished, fresh_caches, has_metrics, metrics, opened
+from every_page import finished, fresh_caches, has_metrics, linked, metrics, opened
 from streamlit.testing.v1 import AppTest
 
 from core.checkpoints import checkpoints_folder, list_models, load_card
@@ -22,6 +23,16 @@ def test_home_opened_cold_shows_a_live_result_with_its_n() -> None:
     assert not test.exception and not test.error
     assert " of " in metrics(test)["Fooled"]
     assert any("n = 20" in caption.value for caption in test.caption)
+
+
+def test_inspect_opens_the_lab_with_pgd_at_the_first_exit_whatever_was_chosen_last() -> None:
+    # Mutant: the aim alone: an attack chosen before, which may have none, at an exit that nobody named.
+    (link,) = [each.proto for each in opened().get("page_link") if each.proto.label == "**Inspect**"]
+    test = linked("attack_lab", **{key: values[0] for key, values in parse_qs(link.query_string).items()})
+    test.session_state["attack"] = "slowdown"
+    test.run()
+    assert not test.exception and not test.error
+    assert test.segmented_control(key="attack").value == "pgd" and test.selectbox(key="aim").value == "exit-1"
 
 
 def test_lab_opened_cold_by_its_link_attacks_the_samples() -> None:

@@ -22,7 +22,12 @@ LAB = "pages/attack_lab.py"
 WAYS_IN: tuple[tuple[str, str, str, dict[str, str]], ...] = (
     ("Browse", "Pick images, attack them live and follow them from exit to exit.", LAB, {}),
     ("Show", "Five steps, in large type: how an early answer is fooled where the end is not.", "pages/story.py", {}),
-    ("Inspect", "Aim at the first exit alone and see what the later ones make of it.", LAB, {"aim": "exit-1"}),
+    (
+        "Inspect",
+        "Aim at the first exit alone and see what the later ones make of it.",
+        LAB,
+        {"attack": "pgd", "aim": "exit-1"},  # another attack may have no aim
+    ),
 )
 
 

@@ -104,7 +104,7 @@ LINK = (
 # Before a control's key in the address of a link inside the dashboard. What a session keeps of a control outweighs
 # the control's own key in an address, and Streamlit drops that on the way from page to page.
 SET = "set-"
-FOLLOWED = ("set", "images", "aim")  # what links inside the dashboard set; all are text, as an address is
+FOLLOWED = ("set", "images", "attack", "aim")  # what links inside the dashboard set; all are text, as an address is
 MAX_HISTORY = 10
 PLACES = (IMAGE_SET, OWN_PICTURES) = ("the image set", "my own pictures")  # where the lab's images come from
 
