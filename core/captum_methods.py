@@ -21,6 +21,7 @@ from core.activations import SeparateActivations, StageActivations, stage_activa
 from core.attribution_spec import AttributionSpec
 from core.errors import ExitLensError
 from core.models import ExitModel
+from core.models.imported import ImportedNetwork, NoStages
 
 # Captum says each time that it hooks the model; here it is always a private copy.
 warnings.filterwarnings("ignore", message=r"\s*Setting (forward, )?backward hooks")
@@ -183,7 +184,7 @@ class Explainer:
     def _layer_that_feeds(self, images: Tensor) -> tuple[Callable[[Tensor], Tensor], nn.Module, Tensor]:
         """A function to logits, the layer in it that feeds the exit, and what to call the function with."""
         model, index = self.private, self._exit_index
-        if model.num_exits > 1 and model.stops_early:
+        if _knows_stages(model):
             self.on_rows(len(images))
             features = self._features_at(images.detach(), index)
             # The logits depend on the image through these features alone, so no earlier layer has to run again.
@@ -203,6 +204,13 @@ class Explainer:
             reached = self._features[-1] if self._features else self.private.begin(images)
             self._features.append(self.private.advance(reached, len(self._features)))
         return self._features[exit_index].detach().clone()
+
+
+def _knows_stages(model: ExitModel) -> bool:
+    """Whether what ``advance`` returns are the features at an exit, and not the images still."""
+    if isinstance(model, ImportedNetwork):  # of one exit it always stops early, whatever is known of it
+        return not isinstance(model.stages, NoStages)
+    return model.num_exits > 1 and model.stops_early
 
 
 def occlusion(

@@ -147,6 +147,19 @@ class One(Base):
         return self.answers(images)[0]
 
 
+class OneStaged(One):
+    def begin(self, images):
+        return self.stem(images)
+
+    def advance(self, features, exit_index):
+        for block in self.blocks:
+            features = block(features)
+        return features
+
+    def classify(self, features, exit_index):
+        return self.tail(features)
+
+
 class Staged(Joined):
     ends = (0, 1, 3)
 
@@ -441,6 +454,7 @@ KINDS = [
     ("Joined", COSTS, 3),
     ("One", {"exit_layers": ["blocks.3"]}, 1),
     ("One", {}, 1),
+    ("OneStaged", {}, 1),
 ]
 
 
@@ -448,11 +462,11 @@ KINDS = [
 @pytest.mark.parametrize(("factory", "card", "num_exits"), KINDS)
 def test_maps_of_an_import_are_the_originals_or_there_is_a_reason(factory, card, num_exits, method, project) -> None:
     # Mutant: pieces that a deep copy still shares with the loaded model, a column of other images, ReLUs of the pieces
-    # passed over, or the pixels taken for the layer that feeds an exit.
+    # passed over, the pixels taken for the layer that feeds an exit, or no layer known where stages lead to one exit.
     imported(project, factory, num_exits=num_exits, **card)
     model, images = load_model("mine")[0], toy_images(2, dtype=torch.float32)
     spec = AttributionSpec(method=method, num_steps=4, num_samples=2, explained="chosen", class_index=1)
-    if "grad_cam" in method and (factory == "Joined" or (num_exits == 1 and not card)):
+    if "grad_cam" in method and (factory == "Joined" or (factory == "One" and not card)):
         with pytest.raises(ExitLensError, match=r"Nothing says which layers .* import the model with exit_layers"):
             attribute(model, images, spec)
         return
@@ -553,8 +567,8 @@ def test_belief_in_the_maps_of_an_import(factory, card, num_exits, project: Path
     for field in ("infidelity", "sensitivity"):
         torch.testing.assert_close(getattr(measured, field), getattr(expected, field), rtol=1e-2, atol=1e-3)
     assert torch.isfinite(measured.all_redrawn).all()
-    # Where nothing says which layers feed the exits, their classifiers are not known either.
-    is_known = factory != "Joined" and num_exits > 1
+    # Where nothing leads from exit to exit, their classifiers are not known either.
+    is_known = factory not in ("Joined", "One")
     assert torch.isfinite(measured.classifier_redrawn).all() == is_known
 
 
