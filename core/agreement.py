@@ -16,7 +16,8 @@ class Agreement:
     Attributes:
         rank_correlation: (N, E, F) in [-1, 1]; NaN where one of the two maps has one value everywhere.
         overlap: (N, E, F) in [0, 1], share of the strongest pixels that both have; two unrelated maps share
-            ``TOP_SHARE`` of them by chance. NaN where one of the two maps has one value everywhere.
+            ``TOP_SHARE`` of them by chance. A map of fewer pixels that are not zero has fewer to share, with itself
+            too. NaN where one of the two maps has one value everywhere.
     """
 
     rank_correlation: Tensor
@@ -57,8 +58,9 @@ def _directions(ranks: Tensor) -> Tensor:
 
 
 def _strongest(values: Tensor) -> Tensor:
-    """1 at the ``TOP_SHARE`` of pixels that are largest in size, else 0; of equal ones the first."""
+    """1 at the ``TOP_SHARE`` of pixels that are largest in size, else 0; of equal ones the first, and none of zero."""
     order = values.abs().argsort(dim=-1, descending=True, stable=True)
     marked = torch.zeros_like(values, dtype=torch.float64)
     marked.scatter_(-1, order[..., : math.ceil(TOP_SHARE * values.shape[-1])], 1.0)
+    marked = marked * (values != 0)  # or two maps of few pixels would share the zeros that fill them up
     return torch.where((values == values[..., :1]).all(dim=-1, keepdim=True), torch.nan, marked)

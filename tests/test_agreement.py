@@ -68,6 +68,15 @@ def test_overlap_counts_the_strongest_pixels_that_both_have() -> None:
     assert agreement(first, second).overlap.item() == 0
 
 
+def test_maps_of_few_pixels_share_no_zeros() -> None:
+    # Mutant: the strongest tenth filled up with pixels of zero, which disjoint maps then have in common.
+    maps = torch.zeros(1, 2, 32, 32, dtype=torch.float64)
+    maps[0, 0, 0, :20], maps[0, 1, 5, :20] = 1, -1
+    overlap = agreement(maps, maps).overlap[0]
+    assert overlap[0, 1] == overlap[1, 0] == 0
+    assert overlap[0, 0].item() == pytest.approx(20 / 103)
+
+
 def test_number_of_strongest_pixels_is_rounded_up() -> None:
     # Mutant: none of nine pixels, so that nothing is ever shared.
     maps = random_maps(side=3)
