@@ -15,7 +15,10 @@ with kind_errors():
     for problem in problems:
         st.caption(problem)
     if not places:
-        st.info("There is no study here yet: `python -m core study run transfer --out output/transfer --num-images 1000` runs one.")
+        st.info(
+            "There is no study here yet: `python -m core study run transfer --out output/transfer --num-images 1000` "
+            "runs one."
+        )
     else:
         opened = studies.controls(places)
         studies.facts(opened)

@@ -142,6 +142,20 @@ def test_every_chart_that_the_tables_allow_is_drawn(study_folder: Path, summary:
     )
 
 
+def test_too_many_lines_for_one_chart_are_drawn_model_by_model(
+    study_folder: Path, summary: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutants: a legend over the whole chart; lines left out, or in two charts.
+    whole = drawn(study_folder, summary)
+    monkeypatch.setattr("core.study.charts.MANY_LINES", 0)
+    parts = drawn(study_folder, summary)
+    assert set(whole) - set(parts) == {"cost", "exit"}
+    assert set(parts) - set(whole) == {f"cost-{EARLY}", f"exit-{EARLY}"}
+    for name in ("cost", "exit"):
+        assert parts[f"{name}-{EARLY}"].table.equals(whole[name].table)  # type: ignore[attr-defined]
+        assert "Toy early-exit" in parts[f"{name}-{EARLY}"].title  # type: ignore[attr-defined]
+
+
 def test_charts_speak_of_what_an_attack_is_counted_by(study_folder: Path, summary: pd.DataFrame) -> None:
     # Mutant: slowdowns told as answers that are wrong.
     found, slowed = drawn(study_folder, summary), drawn(study_folder, summary.assign(success_rule="slowed"))

@@ -119,6 +119,19 @@ def test_every_pair_of_two_models_has_its_direction_and_its_own_row() -> None:
     assert table.num_fooled.tolist() == [1, 2, 3, 4, 5, 6, 0]
 
 
+def test_a_wide_matrix_shows_shares_and_breaks_its_names() -> None:
+    # Mutants: counts that run into each other; names of seeds over those of their neighbours; hovers without counts.
+    names = [f"m{number}" for number in range(7)]
+    rows = transfer_of({(source, target): (1, 10) for source in names for target in names})
+    labels = {name: f"● ResNet-56 early-exit, seed {name}" for name in names}
+    for count, text in ((7, "10 %"), (6, "1 of 10")):
+        few = rows[rows.source.isin(names[:count]) & rows.target.isin(names[:count])]
+        heat, marks = transfer_figure(few, labels).data
+        assert {cell for row in heat.text for cell in row} == {text}
+        assert heat.x[0] == "● ResNet-56<br>early-exit,<br>seed m0"
+        assert all("1 of 10" in words for words in marks.hovertext)
+
+
 def test_directions_are_drawn_one_point_a_pair_with_the_architectures_apart() -> None:
     # Mutant: a mean instead of points, both charts of all rows, or no interval.
     labels = {name: f"model {name}" for name in four_cards()}

@@ -23,7 +23,7 @@ MAKING_COSTS = {
 }
 _HEIGHT_OF_ONE, _HEIGHT_OF_REST = 54, 122
 _ABOVE = 0.32  # of a row: where its words stand, over the points
-_SPREAD = 0.24  # of a row: over which its points lie, so that none hides another
+_APART = 6.5  # pixels between the points of a row, so that none hides another
 _WIDTH, _GAP = 0.46, 0.08
 
 
@@ -37,9 +37,13 @@ def making_figure(rows: pd.DataFrame) -> go.Figure:
     Returns:
         The figure; one chart alone where nothing was shown to a static model.
     """
-    words, labels = list(dict.fromkeys(rows.words)), list(dict.fromkeys(rows.label))
-    aside = {label: _SPREAD * ((number + 0.5) / len(labels) - 0.5) + 0.12 for number, label in enumerate(labels)}
-    place = rows.words.map(words.index) + rows.label.map(aside)
+    words = list(dict.fromkeys(rows.words))
+    within, most = rows.groupby("words").cumcount(), int(rows.groupby("words").size().max())
+    row_height = _HEIGHT_OF_ONE + _APART * max(0, most - 2)
+    below = within - (rows.groupby("words").label.transform("size") - 1) / 2
+    place = rows.words.map(words.index) + below * _APART / row_height + 0.12
+    # The second model of a kind in a row is hollow.
+    is_hollow = rows.groupby(["words", "kind"]).cumcount() % 2 == 1
     measures = [name for name in MAKING_COSTS if rows[name].notna().any()]
     traces: list[dict[str, Any]] = []
     layout: dict[str, Any] = {
@@ -62,8 +66,8 @@ def making_figure(rows: pd.DataFrame) -> go.Figure:
             if len(group) > 1:
                 traces.append(_join(group[measure], place[group.index]) | axes)
         for kind, group in rows.groupby("kind", sort=False):
-            traces.append(_points(str(kind), group, place, measure) | axes | {"showlegend": not number})
-    return drawn(traces, layout, _HEIGHT_OF_REST + _HEIGHT_OF_ONE * len(words))
+            traces.append(_points(str(kind), group, place, is_hollow, measure) | axes | {"showlegend": not number})
+    return drawn(traces, layout, round(_HEIGHT_OF_REST + row_height * len(words)))
 
 
 def made_exits_figure(rows: pd.DataFrame) -> go.Figure:
@@ -174,14 +178,15 @@ def _join(across: pd.Series, down: pd.Series) -> dict[str, Any]:
             "showlegend": False}  # fmt: skip
 
 
-def _points(kind: str, group: pd.DataFrame, place: pd.Series, measure: str) -> dict[str, Any]:
+def _points(kind: str, group: pd.DataFrame, place: pd.Series, is_hollow: pd.Series, measure: str) -> dict[str, Any]:
+    symbols = [KIND_SYMBOLS[kind] + "-open" * hollow for hollow in is_hollow[group.index]]
     return {
         "type": "scatter",
         "x": group[measure],
         "y": place[group.index],
         "mode": "markers",
         "name": f"made on {kind}",
-        "marker": {"symbol": KIND_SYMBOLS[kind], "size": 10, "color": KIND_COLOURS[kind]},
+        "marker": {"symbol": symbols, "size": 10, "color": KIND_COLOURS[kind]},
         "error_x": interval(group[measure], group[f"{measure}_low"], group[f"{measure}_high"]),
         "hovertext": group.told,
         "hovertemplate": "%{hovertext}<extra></extra>",

@@ -21,7 +21,7 @@ from core.figures.theme import (
 
 NAME_WIDTH = 20  # letters: on a phone they share the width with the intervals
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-_FILLINGS = ("", "-open", "-cross-open", "-dot", "-x-open")
+_FILLINGS = ("", "-open", "-cross-open", "-dot", "-x-open", "-open-dot", "-cross", "-x")
 _COLOURS = {"static": STATIC, "early-exit": EARLY_EXIT}
 _RATE_AXIS = {**PERCENT_TICKS, "range": [-4, 104], "zeroline": False}
 
@@ -79,18 +79,18 @@ def lines_figure(
     return figure
 
 
-def attacks_figure(rows: pd.DataFrame, kinds: Mapping[str, str], title: str = "fooled") -> go.Figure:
+def attacks_figure(rows: pd.DataFrame, kinds: Mapping[str, str], x_title: str = "fooled") -> go.Figure:
     """One row an attack, the most harmful on top: colour and marker say on which kind, the filling on which model.
 
     Args:
         rows: With ``attack_title``, ``line`` (what stands in the legend), ``source``, ``value``, ``low``, ``high`` and
             ``words`` (under the pointer); values are fractions.
         kinds: Kind of each source.
-        title: What is counted.
+        x_title: What is counted.
     """
     titles = rows.groupby("attack_title").value.mean().sort_values(ascending=False).index.tolist()
     lines = list(dict.fromkeys(rows.line))
-    across = {"title": title, "range": [-4, 104], "zeroline": False, "ticksuffix": " %"}
+    across = {"title": x_title, "range": [-4, 104], "zeroline": False, "ticksuffix": " %"}
     # Words lie over the whole width, not beside the axis: there would be no room for them on a phone.
     down = {"range": [len(titles) - 0.4, -0.7], "showticklabels": False, "showgrid": False, "zeroline": False}
     words = [

@@ -9,9 +9,11 @@ import plotly.graph_objects as go
 
 from core.figures.matrix import matrix_figure
 
+_MANY = 7  # columns from which on counts would not fit; they stand under the pointer and in the table
+
 
 def transfer_figure(transfer: pd.DataFrame, labels: dict[str, str]) -> go.Figure:
-    """Source by target, the count in each cell, the diagonal outlined where ``is_outlined``.
+    """Source by target, the count in each cell (of many the share), the diagonal outlined where ``is_outlined``.
 
     Args:
         transfer: Rows of one denominator (schema ``TRANSFER``).
@@ -26,7 +28,7 @@ def transfer_figure(transfer: pd.DataFrame, labels: dict[str, str]) -> go.Figure
     pairs = [[(source, target) for target in targets] for source in sources]
     return matrix_figure(
         [[cells[pair].rate if pair in cells else math.nan for pair in row] for row in pairs],
-        [[_cell_text(cells.get(pair)) for pair in row] for row in pairs],
+        [[_cell_text(cells.get(pair), len(targets) >= _MANY) for pair in row] for row in pairs],
         [
             [f"made on {labels[pair[0]]}, shown to {labels[pair[1]]}: {_words(cells.get(pair))}" for pair in row]
             for row in pairs
@@ -49,16 +51,18 @@ def is_outlined(transfer: pd.DataFrame) -> bool:
 
 
 def _wrapped(label: str) -> str:
-    # The architecture above, the kind below, so that neighbours do not collide.
-    return re.sub(r" (static|early-exit)", r"<br>\1", label, count=1)
+    # The architecture above, the kind and what else it is below, so that neighbours do not collide.
+    return re.sub(
+        r" (static|early-exit)(, )?", lambda found: f"<br>{found[1]}" + ",<br>" * bool(found[2]), label, count=1
+    )
 
 
-def _cell_text(cell: Any) -> str:
+def _cell_text(cell: Any, in_short: bool = False) -> str:
     if cell is None:
         return "same<br>backbone"
     if not cell.num_images:
         return "no image"
-    return f"{cell.num_fooled} of {cell.num_images}"
+    return f"{100 * cell.rate:.0f} %" if in_short else f"{cell.num_fooled} of {cell.num_images}"
 
 
 def _words(cell: Any) -> str:

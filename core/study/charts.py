@@ -18,6 +18,7 @@ from core.study.store import Study
 from core.study.summary import summary_rows
 
 FEW = 3  # points that make a line worth drawing
+MANY_LINES = 10  # of one chart: its legend and its markers tell no more apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,22 +285,31 @@ def _cost_over_strength(study: Study, rows: pd.DataFrame, setting: Setting) -> I
     kinds = _kinds(study)
     early = rows[rows.target.isin([name for name, kind in kinds.items() if kind == "early-exit"])]
     early = early.assign(change=early.adversarial_cost - early.clean_cost)
-    lines = _as_lines(study, early, "change", "cost_change_low", "cost_change_high", by="pair")
-    if lines.strength.nunique() < FEW:
-        return
-    attack, strength = attack_titles(study)[setting.attack_name], strength_title(study, setting.attack_name)
-    yield Chart(
-        "cost",
-        f"What attacks do to cost: {attack}",
-        lines_figure(
-            lines.assign(x=_ticks(lines.strength, strength)), x="x", x_title=strength, y_title="change in mean cost",
-            kinds=kinds, of_whole=False, as_category=True,
-        ),
-        f"Change in mean cost over {strength}. " + _spoken(lines),
-        "Mean cost of attacked minus clean images, all of them, in points of the whole network's multiply-adds: "
-        f"below 0 they leave earlier. {_where(study, lines, setting, attack, counted='num_all')}.",
-        lines,
-    )  # fmt: skip
+    every = _as_lines(study, early, "change", "cost_change_low", "cost_change_high", by="pair")
+    for target, lines in _in_readable_parts(every, "target"):
+        if lines.strength.nunique() < FEW:
+            continue
+        attack, strength = attack_titles(study)[setting.attack_name], strength_title(study, setting.attack_name)
+        yield Chart(
+            f"cost-{target}" if target else "cost",
+            f"What attacks do to cost: {attack}" + (f", shown to {labels_of(study)[target]}" if target else ""),
+            lines_figure(
+                lines.assign(x=_ticks(lines.strength, strength)), x="x", x_title=strength, kinds=kinds,
+                y_title="change in mean cost", of_whole=False, as_category=True,
+            ),
+            f"Change in mean cost over {strength}. " + _spoken(lines),
+            "Mean cost of attacked minus clean images, all of them, in points of the whole network's multiply-adds: "
+            f"below 0 they leave earlier. {_where(study, lines, setting, attack, counted='num_all')}.",
+            lines,
+        )  # fmt: skip
+
+
+def _in_readable_parts(lines: pd.DataFrame, by: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """All lines as one chart, with an empty name; where they are too many to be told apart, one for each model."""
+    if lines.line.nunique() <= MANY_LINES:
+        yield "", lines
+    else:
+        yield from ((str(name), part) for name, part in lines.groupby(by, sort=False))
 
 
 def _ticks(strengths: pd.Series, title: str) -> list[str]:
@@ -317,19 +327,21 @@ def _by_exit(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterator[
     costs = [
         study.model(row["source"]).exit_costs[int(row["objective"].removeprefix("exit-")) - 1] for row in records(rows)
     ]
-    lines = _as_lines(study, rows.assign(cost=costs), "rate", "low", "high", by="pair").sort_values(["line", "cost"])
-    yield Chart(
-        "exit",
-        f"From which exit it carries furthest: {attack_words(study, setting)}",
-        lines_figure(
-            lines.assign(cost=100 * lines.cost), x="cost", x_title="made on this part of the network (% of cost)",
-            y_title="target fooled", kinds=_kinds(study),
-        ),
-        "Transfer over the exit that an example was made on. " + _spoken(lines),
-        f"{words}. "
-        f"{_where(study, lines, setting, attack_words(study, setting))}.",
-        lines,
-    )  # fmt: skip
+    every = _as_lines(study, rows.assign(cost=costs), "rate", "low", "high", by="pair").sort_values(["line", "cost"])
+    for source, lines in _in_readable_parts(every, "source"):
+        yield Chart(
+            f"exit-{source}" if source else "exit",
+            f"From which exit it carries furthest: {attack_words(study, setting)}"
+            + (f", made on {labels_of(study)[source]}" if source else ""),
+            lines_figure(
+                lines.assign(cost=100 * lines.cost), x="cost", x_title="made on this part of the network (% of cost)",
+                y_title="target fooled", kinds=_kinds(study),
+            ),
+            "Transfer over the exit that an example was made on. " + _spoken(lines),
+            f"{words}. "
+            f"{_where(study, lines, setting, attack_words(study, setting))}.",
+            lines,
+        )  # fmt: skip
 
 
 def _thresholds(study: Study, summary: pd.DataFrame, setting: Setting) -> Iterator[Chart]:
