@@ -81,11 +81,6 @@ def exit_shift(clean: Tensor, adversarial: Tensor) -> Tensor:
     return adversarial - clean
 
 
-def shift_counts(shift: Tensor) -> tuple[int, int, int]:
-    """How many images leave earlier, at the same exit and later."""
-    return int((shift < 0).sum()), int((shift == 0).sum()), int((shift > 0).sum())
-
-
 def exit_shares(computed_exit: Tensor, num_exits: int) -> list[float]:
     """Share of images whose last computed exit is each of the K exits; sums to 1."""
     counts = torch.bincount(computed_exit.cpu(), minlength=num_exits)

@@ -11,7 +11,7 @@ from core.attacks.run import AttackResult
 from core.attacks.success import SUCCESS_RULES, Case, rule_elsewhere
 from core.exits import ExitDecisions, ExitPolicy, decide
 from core.experiment import Experiment
-from core.metrics import Rate, rate
+from core.metrics import Rate, exit_shift, rate
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def decisions_table(experiment: Experiment, policy: ExitPolicy) -> pd.DataFrame:
             "fallback": policy.fallback,
             **_decision_columns("clean", clean, costs),
             **_decision_columns("adversarial", adversarial, costs),
-            "exit_shift": (adversarial.computed_exit - clean.computed_exit).numpy(),
+            "exit_shift": exit_shift(clean.computed_exit, adversarial.computed_exit).numpy(),
             "success_rule": rule.name,
             "attackable": rule.attackable(case).numpy(),
             "succeeded": rule.succeeded(case).numpy(),

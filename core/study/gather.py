@@ -16,6 +16,7 @@ from core.data import parse_image_set_name
 from core.errors import ExitLensError
 from core.examples import short_hash
 from core.exits import ExitAnswers, ExitDecisions
+from core.metrics import exit_shift
 from core.study import parts
 from core.study.cells import FORMAT, Cell
 from core.study.models import StudyModel
@@ -217,7 +218,7 @@ def judged(
         "fallback": policy.fallback,
         **_state("clean", before, target),
         **_state("adversarial", after, target),
-        "exit_shift": (after.computed_exit - before.computed_exit).numpy(),
+        "exit_shift": exit_shift(before.computed_exit, after.computed_exit).numpy(),
         "success_rule": rule.name,
         "attackable": rule.attackable(case).numpy(),
         "succeeded": rule.succeeded(case).numpy(),
