@@ -58,6 +58,7 @@ METHODS: dict[Method, MethodFacts] = {
         "Grad-CAM",
         (),
         "how much the features there speak for the class, at the layer that feeds the exit",
+        is_share=True,
         source="Selvaraju et al., ICCV 2017, without its final ReLU, so that maps are signed",
     ),
     "occlusion": MethodFacts(
