@@ -14,10 +14,11 @@ class Agreement:
     """How much each of E maps of an image agrees with each of F others.
 
     Attributes:
-        rank_correlation: (N, E, F) in [-1, 1]; NaN where one of the two maps has one value everywhere.
+        rank_correlation: (N, E, F) in [-1, 1]; NaN where one of the two maps has one value everywhere, or any that is
+            not finite.
         overlap: (N, E, F) in [0, 1], share of the strongest pixels that both have; two unrelated maps share
             ``TOP_SHARE`` of them by chance. A map of fewer pixels that are not zero has fewer to share, with itself
-            too. NaN where one of the two maps has one value everywhere.
+            too. NaN where ``rank_correlation`` is.
     """
 
     rank_correlation: Tensor
@@ -34,12 +35,19 @@ def agreement(first: Tensor, second: Tensor) -> Agreement:
     Source: rank correlation and the intersection of the top pixels as in Ghorbani et al., Interpretation of Neural
     Networks Is Fragile, AAAI 2019, section 4; theirs takes the 1000 strongest pixels, here it is a share of them.
     """
-    ranks, others = _directions(_ranks(first.flatten(2))), _directions(_ranks(second.flatten(2)))
-    top, other_top = _strongest(first.flatten(2)), _strongest(second.flatten(2))
+    first, second = _comparable(first.flatten(2)), _comparable(second.flatten(2))
+    ranks, others = _directions(_ranks(first)), _directions(_ranks(second))
+    top, other_top = _strongest(first), _strongest(second)
     return Agreement(
         torch.einsum("nep,nfp->nef", ranks, others).clamp(-1, 1),
-        torch.einsum("nep,nfp->nef", top, other_top) / math.ceil(TOP_SHARE * first[0, 0].numel()),
+        torch.einsum("nep,nfp->nef", top, other_top) / math.ceil(TOP_SHARE * first.shape[2]),
     )
+
+
+def _comparable(values: Tensor) -> Tensor:
+    """Values of maps, (..., P), all NaN in those that nothing can be compared with."""
+    is_known = torch.isfinite(values).all(dim=-1, keepdim=True) & (values != values[..., :1]).any(dim=-1, keepdim=True)
+    return torch.where(is_known, values, torch.nan)
 
 
 def _ranks(values: Tensor) -> Tensor:
@@ -48,13 +56,13 @@ def _ranks(values: Tensor) -> Tensor:
     values = values.double().contiguous()
     ordered = values.sort(dim=-1).values
     below, up_to = (torch.searchsorted(ordered, values, side=side) for side in ("left", "right"))
-    return (below + up_to + 1).double() / 2
+    return torch.where(values.isnan(), torch.nan, (below + up_to + 1).double() / 2)
 
 
 def _directions(ranks: Tensor) -> Tensor:
     centred = ranks - ranks.mean(dim=-1, keepdim=True)
     length: Tensor = centred.norm(dim=-1, keepdim=True)
-    return centred / length  # 0 / 0 is NaN: equal ranks point nowhere
+    return centred / length
 
 
 def _strongest(values: Tensor) -> Tensor:
@@ -63,4 +71,4 @@ def _strongest(values: Tensor) -> Tensor:
     marked = torch.zeros_like(values, dtype=torch.float64)
     marked.scatter_(-1, order[..., : math.ceil(TOP_SHARE * values.shape[-1])], 1.0)
     marked = marked * (values != 0)  # or two maps of few pixels would share the zeros that fill them up
-    return torch.where((values == values[..., :1]).all(dim=-1, keepdim=True), torch.nan, marked)
+    return torch.where(values.isnan(), torch.nan, marked)

@@ -112,6 +112,17 @@ def test_a_map_without_any_difference_agrees_with_nothing() -> None:
         assert values[0, :2].isnan().all() and values[0, :, :2].isnan().all() and values[0, 2, 2] == 1
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_map_that_is_not_finite_agrees_with_nothing(number: float) -> None:
+    # Mutants: NaN ranked above all others, infinity among the strongest pixels, or other maps drawn into it.
+    maps = random_maps(1, 3)
+    maps[0, 1, 2, 3] = number
+    alike, without = agreement(maps, maps), agreement(maps[:, ::2], maps[:, ::2])
+    for values, rest in zip(vars(alike).values(), vars(without).values(), strict=True):
+        assert values[0, 1].isnan().all() and values[0, :, 1].isnan().all()
+        torch.testing.assert_close(values[:, ::2, ::2], rest)
+
+
 # Belief
 
 

@@ -27,7 +27,14 @@ from core.attribution_tables import (
 from core.belief import measure_belief
 from core.exits import ExitPolicy
 from core.experiment import ExperimentSpec
-from core.figures import attribution_population_figure, belief_figure, between_exits_figure, theme
+from core.figures import (
+    MapRow,
+    attribution_population_figure,
+    belief_figure,
+    between_exits_figure,
+    maps_figure,
+    theme,
+)
 
 MODEL, IMAGES = toy_model(), toy_images(2)
 MADE = attribute(MODEL, IMAGES, AttributionSpec(method="integrated_gradients", num_steps=8))
@@ -179,6 +186,23 @@ def test_belief_figure_draws_each_measure_of_each_state() -> None:
         rows = table[table.state == trace.name]
         assert list(trace.y) == rows[columns[number // 2]].tolist()
     assert list(figure.layout.xaxis.ticktext) == ["1", "2", "Final"]
+
+
+@pytest.mark.parametrize("own_scales", [False, True])
+def test_what_is_no_map_or_no_number_has_no_say_in_the_scale(own_scales: bool) -> None:
+    # Mutants: a scale that ends at NaN; one stretched by an even map that is not drawn; a map beside it dropped too.
+    clean, adversarial = np.full((2, 3, 3, 3), 2.0)
+    clean[0, 1, 1], clean[2] = math.nan, 90
+    adversarial[1] = math.inf
+    rows = [
+        MapRow("clean", clean, [""] * 3, problems=["", "", "Exit 3 has no map: why."]),
+        MapRow("adversarial", adversarial, [""] * 3),
+    ]
+    layout = maps_figure(rows, ["Exit 1", "Exit 2", "Final"], own_scales=own_scales).layout
+    axes = [layout[axis] for axis in ("coloraxis", "coloraxis2", "coloraxis3")[: 3 if own_scales else 1]]
+    assert [(axis.cmin, axis.cmax) for axis in axes] == [(-2, 2)] * len(axes)
+    nothing = [MapRow("clean", clean * math.nan, [""] * 3)]
+    assert maps_figure(nothing, ["Exit 1", "Exit 2", "Final"], own_scales=own_scales).layout.coloraxis.cmax == 1
 
 
 def test_figures_use_no_colour_but_those_that_stand_out_on_both_backgrounds() -> None:

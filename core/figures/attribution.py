@@ -57,7 +57,7 @@ def maps_figure(rows: Sequence[MapRow], columns: Sequence[str], *, own_scales: b
     """
     side = min(200, max(60, _WIDTH // len(columns) - 8))
     height = _TOP + len(rows) * (side + _WORDS)
-    limits = _limits([row.maps for row in rows if row.title in STATE_STYLES], own_scales)
+    limits = _limits([row for row in rows if row.title in STATE_STYLES], own_scales)
     traces: list[dict[str, Any]] = []
     layout: dict[str, Any] = {"annotations": [], "shapes": [], "margin": {"l": 4, "r": 4, "t": 4, "b": 4}}
     is_overlay = any(row.picture is not None for row in rows)
@@ -98,11 +98,17 @@ def maps_figure(rows: Sequence[MapRow], columns: Sequence[str], *, own_scales: b
     return bare_figure(height, layout).add_traces(traces)
 
 
-def _limits(maps: list[np.ndarray], own_scales: bool) -> list[float]:
-    """Where each scale ends: one for all exits, or one per exit; 1 where all maps are nought."""
-    sizes = np.abs(np.stack(maps))  # (rows, E, H, W)
-    ends = np.quantile(sizes, QUANTILE, axis=(0, 2, 3)) if own_scales else [np.quantile(sizes, QUANTILE)]
-    return [float(end) or 1.0 for end in ends]
+def _limits(rows: Sequence[MapRow], own_scales: bool) -> list[float]:
+    """Where each scale ends: one for all exits, or one per exit; 1 where all that is drawn is nought.
+
+    Values that are not finite, and maps that are not drawn, have no say in it.
+    """
+    sizes = np.abs(np.stack([row.maps for row in rows]).astype(float))  # (rows, E, H, W)
+    for row, problems in zip(sizes, (row.problems for row in rows), strict=True):
+        row[[bool(problem) for problem in problems] if problems else []] = np.nan
+    scales = sizes.swapaxes(0, 1) if own_scales else [sizes]
+    known = [scale[np.isfinite(scale)] for scale in scales]
+    return [float(np.quantile(values, QUANTILE)) or 1.0 if values.size else 1.0 for values in known]
 
 
 def _numbered(axis: str, place: int) -> str:
