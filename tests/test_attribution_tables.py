@@ -205,6 +205,14 @@ def test_what_is_no_map_or_no_number_has_no_say_in_the_scale(own_scales: bool) -
     assert maps_figure(nothing, ["Exit 1", "Exit 2", "Final"], own_scales=own_scales).layout.coloraxis.cmax == 1
 
 
+def test_belief_figure_has_room_for_every_rank_correlation() -> None:
+    # Mutant: an axis that ends before −1, below which points are cut off without a word.
+    table = belief_table(MADE, measure_belief(MODEL, IMAGES, MADE), "x")
+    layout = belief_figure(table.assign(classifier_redrawn=-1.0, all_redrawn=1.0), 3).layout
+    for axis in (layout.yaxis3, layout.yaxis4):
+        assert axis.range[0] < -1 and axis.range[1] > 1
+
+
 def test_figures_use_no_colour_but_those_that_stand_out_on_both_backgrounds() -> None:
     # Mutant: a colour typed in.
     belief = belief_table(MADE, measure_belief(MODEL, IMAGES, MADE), "x")

@@ -11,8 +11,8 @@ from core.figures.theme import FONT_SIZE, STATE_STYLES, bare_figure, exit_ticks
 PANELS: tuple[tuple[str, str, list[float] | None], ...] = (
     ("infidelity", "infidelity", [-0.03, 1.03]),
     ("sensitivity", "sensitivity", None),
-    ("classifier_redrawn", "redrawn classifier", [-0.6, 1.03]),
-    ("all_redrawn", "all weights redrawn", [-0.6, 1.03]),
+    ("classifier_redrawn", "redrawn classifier", [-1.03, 1.03]),
+    ("all_redrawn", "all weights redrawn", [-1.03, 1.03]),
 )
 
 
