@@ -233,6 +233,9 @@ def _problems(values: Tensor, exits: Tensor, spec: AttributionSpec, num_exits: i
         "grad_cam": "no feature of the layer before it moves the logit",
         "guided_grad_cam": "no feature of the layer before it speaks for the class",
         "occlusion": "covering any part of the image leaves the logit as it is",
+        "input_x_gradient": "every pixel is black, or does not move the logit",
+        "integrated_gradients": "every pixel is that of the baseline, or does not move the logit",
+        "deep_lift": "every pixel is that of the baseline, or does not move the logit",
     }.get(spec.method, "its gradient is zero at every pixel")
     # Methods that look at places of their own choice may have no two to tell apart.
     why_flat = {

@@ -784,6 +784,18 @@ def test_a_logit_that_no_pixel_moves_has_no_map_and_says_why(method: str) -> Non
     assert not made.maps[:, 1:].any() and made.maps[:, 0].any()
 
 
+@pytest.mark.parametrize(
+    ("method", "grey"), [("input_x_gradient", 0.0), ("integrated_gradients", 0.25), ("deep_lift", 0.25)]
+)
+def test_an_image_that_is_the_baseline_has_no_map_and_no_gradient_is_blamed(method: str, grey: float) -> None:
+    # Mutant: a gradient said to be zero that is not.
+    model, images = linear_model(num_exits=2, image_size=4), torch.full((1, 3, 4, 4), grey, dtype=torch.float64)
+    made = attribute(model, images, few(method, baseline=grey))
+    assert attribute(model, images, few("saliency")).values.all()
+    for problem in made.problems[0]:
+        assert ("black" if grey == 0 else "that of the baseline") in problem and "gradient" not in problem
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_grad_cam_of_a_single_cell_is_no_map_and_nothing_agrees_with_it(dtype: torch.dtype) -> None:
     # Mutants: the cell interpolated, whose rounding then has ranks; one value everywhere shown as if it were a map.
