@@ -4,6 +4,7 @@ A toy model tells the story quickly once the bundled samples carry the labels th
 """
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -242,6 +243,28 @@ def test_a_kept_example_that_tells_the_story_is_told(
     away = next(button for button in back.button if button.label.startswith("Tell it with a picture")).click().run()
     away = finished(away, is_told)
     assert not away.info and "example" not in away.query_params and "sent here" not in said(away)
+
+
+def test_an_example_that_went_meanwhile_is_declined_kindly_when_it_is_to_come_back(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutants: looked up in the callback, whose errors are stack traces; an offer that stays and leads nowhere.
+    folder = tmp_path / "kept"
+    shutil.copytree(kept.kept_folder(), folder)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    before = {path.name for path in folder.iterdir()}
+    addresses = kept_address(folder, early(2 / 255), policy=ExitPolicy(0.8))
+    rows = kept.read_kept(folder).examples
+    rows = rows[rows.taken_broken_final_kept & (rows.clean_computed_exit < 3) & (rows.adversarial_computed_exit < 3)]
+    test = told(example=addresses[rows[~rows.run.isin(before)].iloc[-1].image_id])
+    moved = finished(test.slider(key="threshold").set_value(0.9).run(), is_told)
+    (gone,) = {path.name for path in folder.iterdir()} - before
+    kept.remove(gone, folder)
+    back = next(button for button in moved.button if button.label == "Back to that example").click().run()
+    back = finished(back, is_told)
+    assert not back.exception and not back.error and len(back.info) == 1
+    assert "is not kept here" in back.info[0].value and "instead" in back.info[0].value
+    assert not any(button.label == "Back to that example" for button in back.button)
 
 
 def test_a_kept_l2_example_is_told_by_its_largest_change(

@@ -179,10 +179,12 @@ class StoryState:
     Attributes:
         taken_up: Address of the kept example whose model and policy the controls were set to.
         put_aside: Address of one that the controls no longer fit; empty when there is none.
+        wants_back: A callback asked for that one at the next pass through the page.
     """
 
     taken_up: str = ""
     put_aside: str = ""
+    wants_back: bool = False
 
 
 # The pages about one model and its twin look at one experiment; the transfer page compares many models.

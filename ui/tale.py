@@ -130,8 +130,12 @@ def take_up() -> tuple[Tale | None, str]:
     """The tale of the kept example that the address names, and one sentence where it tells none.
 
     The first time, the controls are set to the model and the policy that it was made on, unless the address says
-    otherwise itself. Called before the controls are drawn.
+    otherwise itself or the example is brought back. Called before the controls are drawn.
     """
+    state = story_state()
+    is_back, state.wants_back = state.wants_back, False
+    if is_back:
+        st.query_params["example"], state.put_aside = state.put_aside, ""
     address = st.query_params.get("example")
     if not address:
         return None, ""
@@ -141,10 +145,9 @@ def take_up() -> tuple[Tale | None, str]:
     except ExitLensError as error:
         return None, str(error)
     tale, why = _sent_tale(example, gallery)
-    state = story_state()
     if tale and state.taken_up != address:
         state.taken_up, state.put_aside = address, ""
-        if not {"model", "threshold", "fallback"} & set(st.query_params):
+        if is_back or not {"model", "threshold", "fallback"} & set(st.query_params):
             _set_controls(example, gallery)
     return tale, why and f"The example that was sent here cannot tell this story: {why}."
 
@@ -167,12 +170,11 @@ def send_away() -> None:
 
 
 def bring_back() -> None:
-    """Sends the example that was put aside once more; only for callbacks."""
-    state = story_state()
-    gallery = kept_cache.gallery()
-    _set_controls(find_example(gallery, state.put_aside), gallery)
-    st.query_params["example"] = state.put_aside
-    state.taken_up, state.put_aside = state.put_aside, ""
+    """Sends the example that was put aside once more; only for callbacks.
+
+    What a callback raises ends in a stack trace, and the example may be gone, so the page itself looks for it.
+    """
+    story_state().wants_back = True
 
 
 def _set_controls(example: KeptExample, gallery: Gallery) -> None:
