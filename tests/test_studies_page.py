@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -158,6 +159,22 @@ def test_without_its_data_set_a_study_shows_neutral_tiles(shelf: Path, monkeypat
     test = opened("studies", study="Toys", study_strength="32/255")
     assert "Their pictures are not on this machine" in words(test)
     assert any("Fetch the pictures" in link.proto.label for link in test.get("page_link"))
+
+
+@pytest.mark.parametrize("part", ["some", "others"])
+def test_where_pictures_are_missing_or_others_a_cell_shows_neutral_tiles(
+    part: str, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mutants: an error that ends the page there; pictures shown as if they were those of the study.
+    from ui import cache, studies
+
+    whole = cache.image_set("toy:test")
+    here = replace(whole, images=255 - whole.images) if part == "others" else whole.select([0])
+    monkeypatch.setattr(cache, "image_set", lambda name: here)
+    monkeypatch.setattr(studies, "figure_panel", lambda *_, key, **__: [[0, 1]] if key == "study-matrix" else [])
+    said = words(opened("studies", study="Toys", study_strength="32/255"))
+    assert ("Not all of its pictures are on this machine." in said) is (part == "some")
+    assert ("others than those of the study" in said) is (part == "others")
 
 
 def test_without_any_study_the_page_says_how_to_run_one(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

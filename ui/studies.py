@@ -192,8 +192,12 @@ def _images_behind(opened: Opened, rows: pd.DataFrame, source: str, target: str)
         return
     whole = cache.image_set(set_name)
     indices = ids[1].astype(int).tolist()
-    here = whole.select(indices).pixel_hashes == found.pixel_hash.tolist()
-    if here:
+    try:
+        hashes = whole.select(indices).pixel_hashes
+    except ExitLensError:
+        _neutral_tiles(found, title, "Not all of its pictures are on this machine.")
+        return
+    if hashes == found.pixel_hash.tolist():
         linked_images(indices, whole, title=title, key="study-cell")
     else:
         _neutral_tiles(found, title, "The pictures on this machine are others than those of the study.")
