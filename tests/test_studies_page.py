@@ -231,6 +231,20 @@ def test_placement_page_moves_with_blocks_and_threshold(shelf: Path) -> None:
     assert "made anew" not in said and "models trained with such exits" in said
 
 
+def test_the_choice_of_no_block_and_what_a_study_began_with_stand_in_the_link(shelf: Path) -> None:
+    # Mutants: an empty choice, which Streamlit leaves out, so that the link opens with the first placement; the first
+    # placement left out, which another study replaces by its own; a choice of none that outlives the next.
+    test = opened("placement").run()
+    assert test.query_params["blocks"] == "1"
+    test.pills(key="blocks").set_value([]).run()
+    assert "With the final exit alone" in words(test) and "no_block" in test.query_params
+    linked = opened("placement", no_block="true")
+    assert "With the final exit alone" in words(linked) and linked.pills(key="blocks").value == []
+    linked.pills(key="blocks").set_value(["2"]).run()
+    assert "no_block" not in linked.query_params and linked.run().query_params["blocks"] == "2"
+    assert "exits after block 2 and at the end" in words(linked) and not linked.exception
+
+
 def test_studies_that_ship_come_in_the_order_of_their_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Mutants: by folder; those without a claim first.
     monkeypatch.setenv("EXITLENS_STUDIES", str(tmp_path))

@@ -33,6 +33,8 @@ from ui.panels import figure_panel, rate_words
 from ui.study_cache import StudyPlace
 from ui.words import meaning
 
+NO_BLOCK = "no_block"  # stands in the address in the place of ``blocks``
+
 
 @dataclass(frozen=True)
 class Placing:
@@ -118,7 +120,9 @@ def _exits_control(study: Study, model: StudyModel) -> tuple[int, ...]:
     }
     first = next(iter(named.values()), (*range(0, model.num_exits - 1, 4), model.num_exits - 1))
     if "blocks" not in st.session_state or not set(st.session_state["blocks"]) <= set(blocks):
-        st.session_state["blocks"] = [str(index + 1) for index in first[:-1]]
+        st.session_state["blocks"] = [] if NO_BLOCK in st.query_params else [str(index + 1) for index in first[:-1]]
+    else:  # set anew, it stands in the address: what it starts with moves with study and model
+        st.session_state["blocks"] = st.session_state["blocks"]
     with st.container(horizontal=True):
         for name, exits in named.items():
             st.button(name.capitalize(), key=f"placed-{name}", on_click=_choose, args=(exits,))
@@ -130,10 +134,19 @@ def _exits_control(study: Study, model: StudyModel) -> tuple[int, ...]:
         key="blocks",
         help="From the first block on; the final exit is always there.",
     )
+    _say_no_block(not chosen)
     exits = (*sorted(int(block) - 1 for block in chosen), model.num_exits - 1)
     shares = ", ".join(f"{100 * done[index] / total:.0f} %" for index in exits[:-1])
     st.caption(f"Exits after {shares or 'no block'} of the backbone's multiply-adds, and the final one.")
     return exits
+
+
+def _say_no_block(is_so: bool) -> None:
+    """Names the choice of no block in the address, where Streamlit leaves out what is empty."""
+    if is_so and NO_BLOCK not in st.query_params:
+        st.query_params[NO_BLOCK] = "true"
+    elif not is_so and NO_BLOCK in st.query_params:
+        del st.query_params[NO_BLOCK]
 
 
 def _choose(exits: Sequence[int]) -> None:

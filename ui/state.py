@@ -98,6 +98,7 @@ LINK = (
     "placed_on",
     "placed_examples",
     "blocks",
+    "no_block",
 )
 
 
