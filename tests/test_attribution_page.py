@@ -1,5 +1,6 @@
 """The page of attribution, without a browser: what stands on it, what a widget and a click change, and what fails."""
 
+import json
 import math
 import re
 import time
@@ -21,10 +22,12 @@ from core.attribution import attribute
 from core.attribution_spec import METHODS, AttributionSpec
 from core.checkpoints import load_model
 from core.data import open_image_set
-from core.exits import ExitPolicy
+from core.exits import ExitPolicy, decide
 from core.experiment import ExperimentSpec, run_experiment
+from core.figures.theme import exit_names
 from core.models import ARCHITECTURES
 from core.models.classifiers import ExitNetwork
+from core.transfer import evenly_spread
 from ui.attribution import _shared_words
 from ui.belief import _headline, _spoken
 from ui.state import LINK
@@ -214,6 +217,40 @@ def test_a_model_of_many_exits_shows_some_of_them_with_those_that_answer(
     zoo.add(EARLY, 27)
     test = warm(images="12,13")
     assert any("of 27 exits: evenly spread, and those that answer" in caption.value for caption in test.caption)
+    assert not test.exception
+
+
+def test_lab_shows_some_of_many_exits_and_says_which(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutants: all 27 exits as stamps; an exit that answers left out; columns named after their place.
+    zoo.remove(STATIC)
+    zoo.remove(EARLY)
+    deep = replace(TOY_ARCHITECTURE, build=lambda classes, side: ToyBackbone(classes, side, 27), num_blocks=27)
+    monkeypatch.setitem(ARCHITECTURES, "toy", deep)
+    zoo.add(EARLY, 27)
+    asked = []
+
+    def seen(model: object, images: torch.Tensor, spec: AttributionSpec, **kwargs: object) -> object:
+        asked.append(spec)
+        return attribute(model, images, spec, **kwargs)
+
+    monkeypatch.setattr("ui.cache.attribute", seen)
+    link = {"images": "12,13", "close_up": "what each exit looked at"}
+    test = finished(opened("attack_lab", **link), lambda page: "saliency" in charts(page))
+    model, card = load_model(EARLY)
+    images = open_image_set("cifar10:samples").select([12, 13])
+    row = images.indices.tolist().index(test.selectbox(key="detail").value)
+    spec = ExperimentSpec(images.name, (EARLY,), (EARLY,), pgd(), ExitPolicy())
+    made = run_experiment(spec, images, {EARLY: (model, card)}).results[EARLY]
+    taken = {
+        int(decide(logits[row : row + 1], made.made_at).answered_exit)
+        for logits in (made.clean_logits, made.adversarial_logits)
+    }
+    (only,) = asked
+    assert only.exits == tuple(sorted(set(evenly_spread(27)) | taken))
+    chart = next(chart for chart in test.get("plotly_chart") if chart.proto.id.endswith("figure-saliency"))
+    notes = [note["text"] for note in json.loads(chart.proto.spec)["layout"]["annotations"]]
+    assert f"{len(only.exits)} of 27 exits: evenly spread, and those that answer at T = 0.90." in notes
+    assert {exit_names(27)[index] for index in only.exits} <= set(notes) and "Exit 2" not in notes
     assert not test.exception
 
 

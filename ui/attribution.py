@@ -14,8 +14,7 @@ from core.experiment import Experiment
 from core.figures import MapRow, between_exits_figure, maps_figure
 from core.figures.theme import exit_names
 from core.shift_tables import STATES
-from core.transfer import evenly_spread
-from ui import bound, maps_cache, running
+from ui import bound, cache, maps_cache, running
 from ui.captions import made_words
 from ui.close_up import answers_words, chosen_image, pictures
 from ui.controls import Setting
@@ -50,7 +49,7 @@ def one_image(asked: Asked, experiment: Experiment, setting: Setting, own: pd.Da
     names = exit_names(maps_cache.card_of(experiment).num_exits)
     pictures(experiment, row, decisions, class_names, width=128)
     st.markdown(answers_words(experiment, decisions))
-    exits = _shown_exits(decisions, len(names))
+    exits = cache.shown_exits(decisions, len(names))
     if len(exits) < len(names):
         st.caption(f"{len(exits)} of {len(names)} exits: evenly spread, and those that answer.")
     specs = [
@@ -73,11 +72,6 @@ def one_image(asked: Asked, experiment: Experiment, setting: Setting, own: pd.Da
             looked.maps[spec.attribution.method] = spec, made
             _maps_panel(spec, made, looked, asked, experiment, setting)
     return looked
-
-
-def _shown_exits(decisions: pd.Series, num_exits: int) -> tuple[int, ...]:
-    taken = {int(decisions[f"{state}_answered_exit"]) for state in STATES}
-    return tuple(sorted(taken | set(evenly_spread(num_exits))))
 
 
 def _made(job: Job[Attribution], spec: maps_cache.ImageMapsSpec, experiment: Experiment) -> Attribution | None:

@@ -32,10 +32,10 @@ from core.model_tables import (
 )
 from core.models.costs import multiply_adds
 from core.models.prepared import prepared
-from core.shift_tables import efficiency_table, exits_made_at_table
+from core.shift_tables import STATES, efficiency_table, exits_made_at_table
 from core.tables import decisions_table, exits_table, steps_table
 from core.timing import ExitTimes, ExitTimingSpec, Timing, TimingSpec, time_dynamic, time_exits
-from core.transfer import ExitTransfer, ExitTransferSpec, run_exit_transfer
+from core.transfer import ExitTransfer, ExitTransferSpec, evenly_spread, run_exit_transfer
 from core.uploads import read_picture
 from ui.jobs import Job, JobBoard
 from ui.state import visitor
@@ -313,17 +313,37 @@ def picture_at_step(spec: ExperimentSpec, source: str, row: int, step: int, _exp
 
 @st.cache_resource(max_entries=64, show_spinner="Asking every exit what it looked at …")
 def saliency_chart(spec: ExperimentSpec, source: str, row: int, _experiment: Experiment) -> go.Figure:
-    """Saliency of the predicted class at every exit for one image, clean above adversarial.
+    """Saliency of the predicted class at ``shown_exits`` for one image, clean above adversarial.
 
-    The chart itself is kept, not its numbers: drawing it takes longer than all else that a moved threshold does.
+    The chart itself is kept, not its numbers: drawing it takes longer than all else that a moved threshold does. So
+    the exits that answer are those under the policy that the attack was made at.
     """
     result = _experiment.results[source]
     model, _ = loaded_model(source, _experiment.cards[source].weights_sha256)
-    made = attribute(model, torch.stack([result.images[row], result.adversarial[row]]), AttributionSpec())
+    num_exits, table = model.num_exits, decisions(spec, spec.made_at, _experiment)
+    own = table[(table.source == source) & (table.target == source)].iloc[row]
+    exits = shown_exits(own, num_exits)
+    asked = AttributionSpec(exits="all" if len(exits) == num_exits else exits)
+    made = attribute(model, torch.stack([result.images[row], result.adversarial[row]]), asked)
     states = zip(("clean", "adversarial"), made.maps.numpy(), made.classes.tolist(), made.problems, strict=True)
     names = _experiment.image_set.class_names
     rows = [MapRow(state, maps, [names[i] for i in classes], problems=why) for state, maps, classes, why in states]
-    return maps_figure(rows, exit_names(made.exits.shape[1]))
+    note = (
+        f"{len(exits)} of {num_exits} exits: evenly spread, and those that answer at T = {spec.made_at.threshold:.2f}."
+    )
+    titles = exit_names(num_exits)
+    return maps_figure(rows, [titles[index] for index in exits], note=note if len(exits) < num_exits else "")
+
+
+def shown_exits(own: pd.Series, num_exits: int) -> tuple[int, ...]:
+    """The exits whose maps are shown, as all of many would be stamps: evenly spread ones, and those that answer.
+
+    Args:
+        own: Decisions on one image, clean and adversarial.
+        num_exits: K of the model.
+    """
+    taken = {int(own[f"{state}_answered_exit"]) for state in STATES}
+    return tuple(sorted(taken | set(evenly_spread(num_exits))))
 
 
 def start_evaluation(spec: EvaluationSpec) -> Job[Evaluation]:

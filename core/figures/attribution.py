@@ -47,16 +47,19 @@ class MapRow:
     problems: Sequence[str] = ()
 
 
-def maps_figure(rows: Sequence[MapRow], columns: Sequence[str], *, own_scales: bool = False) -> go.Figure:
+def maps_figure(
+    rows: Sequence[MapRow], columns: Sequence[str], *, own_scales: bool = False, note: str = ""
+) -> go.Figure:
     """Maps in rows and columns.
 
     Args:
         rows: From the top. Rows whose title is a state set the scale; others are drawn on it.
         columns: Name of each exit.
         own_scales: One scale for each exit, shared by its rows, instead of one for all.
+        note: Below all of them, such as which exits these are.
     """
     side = min(200, max(60, _WIDTH // len(columns) - 8))
-    height = _TOP + len(rows) * (side + _WORDS)
+    height = _TOP + len(rows) * (side + _WORDS) + _WORDS * bool(note)
     limits = _limits([row for row in rows if row.title in STATE_STYLES], own_scales)
     traces: list[dict[str, Any]] = []
     layout: dict[str, Any] = {"annotations": [], "shapes": [], "margin": {"l": 4, "r": 4, "t": 4, "b": 4}}
@@ -95,6 +98,8 @@ def maps_figure(rows: Sequence[MapRow], columns: Sequence[str], *, own_scales: b
             traces.append(
                 {"type": "heatmap", "z": values.astype(np.float32), "coloraxis": axis, "hovertemplate": hover, **axes}
             )
+    if note:
+        layout["annotations"].append(_text(note, x=_LEFT, y=0, xanchor="left", yanchor="bottom", size=12))
     return bare_figure(height, layout).add_traces(traces)
 
 
