@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import ButtonGroup, Selectbox
-from test_models_page import EARLY, zoo
+from test_models_page import EARLY, STATIC, zoo
 from test_uploads import file_of
 
 from core.export import perturbations_file
@@ -19,6 +19,7 @@ from ui.state import IMAGE_SET, OWN_PICTURES, PAIR_RUN
 
 __all__ = ["fresh_caches", "zoo"]
 pytestmark = pytest.mark.usefixtures("zoo")
+LABELS = {EARLY: "● Toy early-exit", STATIC: "■ Toy static"}
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
 
 
@@ -100,6 +101,45 @@ def test_own_pictures_are_gone_once_their_owner_removes_them() -> None:
     test = own_result(warm("attack_lab", images="3", attack="FGSM"))
     test.file_uploader[0].set_value(None).run()
     assert not test.session_state["own_pictures"] and not test.metric
+
+
+def shown_classes(test: AppTest) -> list[str]:
+    return [each.value for each in test.selectbox if each.label.endswith(" shows")]
+
+
+def given(test: AppTest, *names: str) -> AppTest:
+    """Uploads pictures, of which those whose names begin alike are the same."""
+    files = [(name, file_of(Image.fromarray(np.roll(PIXELS, ord(name[0]), 0))), "image/png") for name in names]
+    test.file_uploader[0].set_value(files).run()
+    return clean(test)
+
+
+def test_a_chosen_class_stays_with_its_picture() -> None:
+    # Mutants: a class of the place, lost as an earlier picture is removed; one for all that are alike.
+    test = warm("attack_lab", images="3")
+    place(test).set_value(OWN_PICTURES).run()
+    given(test, "a.png", "b.png", "b2.png")
+    first, second, _ = shown_classes(test)
+    other = "truck" if second == "frog" else "frog"
+    next(each for each in test.selectbox if each.label == "b.png shows").set_value(other).run()
+    assert shown_classes(test) == [first, other, second]
+    assert shown_classes(given(test, "b.png", "b2.png")) == [other, second]
+    assert shown_classes(given(test, "a.png", "b.png")) == [first, other]
+
+
+def test_a_class_that_nobody_chose_follows_the_model() -> None:
+    # Mutants: the answer of the model before, as if its owner had said it; a choice that goes with the model.
+    answers = {}
+    for name in (EARLY, STATIC):
+        test = warm("attack_lab", images="3", model=LABELS[name], threshold="0.3")
+        place(test).set_value(OWN_PICTURES).run()
+        answers[name] = shown_classes(given(test, *(f"{letter}.png" for letter in "abcdefgh")))
+    assert answers[EARLY] != answers[STATIC], "the two agree on all: the test says nothing"
+    chosen = next(each for each in test.selectbox if each.label == "a.png shows")
+    other = next(each for each in chosen.options if each not in (answers[EARLY][0], answers[STATIC][0]))
+    chosen.set_value(other).run()
+    test.sidebar.selectbox(key="model").set_value(EARLY).run()
+    assert shown_classes(clean(test)) == [other, *answers[EARLY][1:]]
 
 
 def test_perturbations_can_be_taken_away(tmp_path: Path) -> None:

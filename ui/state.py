@@ -194,6 +194,7 @@ SESSION: dict[str, type] = {
     "visitor": Visitor,
     "uploads": dict,
     "own_pictures": list,
+    "own_classes": dict,
     "link": dict,
     "refused": dict,
     "opened_page": str,

@@ -1,5 +1,6 @@
 """A user's own pictures in the lab: upload, what was done to them, and what they show."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from zlib import crc32
@@ -43,6 +44,7 @@ def own_pictures(setting: Setting) -> str | None:
         st.session_state["own_pictures"] = _read(files, size)
     given = st.session_state["own_pictures"]
     if not given:
+        st.session_state["own_classes"] = {}
         return None
     names, pictures = [name for name, _ in given], [torch.from_numpy(pixels) for _, pixels in given]
     if pictures[0].shape[-1] != size:
@@ -52,12 +54,15 @@ def own_pictures(setting: Setting) -> str | None:
         st.caption(f"Still here: {', '.join(names)}. Pictures that you give now take their place.")
     model, _ = cache.loaded_model(setting.card.name, setting.card.weights_sha256)
     answers = decide(logits_of(model, torch.stack(pictures).float() / 255), setting.policy).prediction.tolist()
-    labels = []
+    labels, seen = [], Counter[int]()
     with st.grid(min_column_width=150, gap="small", key="own-pictures"):
         for number, (picture, name, answer) in enumerate(zip(pictures, names, answers, strict=True)):
+            content = crc32(picture.numpy().tobytes())
             with st.container(key=f"own-{number}"):
                 st.image(picture.permute(1, 2, 0).numpy(), width=96, alt=f"{name}, resized")
-                labels.append(_shown_class(setting, name, answer, f"{number}-{crc32(picture.numpy().tobytes()):x}"))
+                # By its pixels, as removing a picture moves the others; the same one again counts on.
+                labels.append(_shown_class(setting, name, answer, f"{content:x}-{seen[content]}"))
+            seen[content] += 1
     image_set = uploaded_images(setting.card.dataset, pictures, labels, setting.card.class_names)
     st.session_state["uploads"] = {image_set.name: image_set}
     return image_set.name
@@ -82,13 +87,15 @@ def _read(files: Sequence[Any], size: int) -> list[tuple[str, np.ndarray]]:
 
 
 def _shown_class(setting: Setting, name: str, answer: int, key: str) -> int:
-    class_names = list(setting.card.class_names)
-    chosen = st.selectbox(
+    """The class that a picture shows: what its owner chose, else what the model at hand answers."""
+    class_names, chosen, box = list(setting.card.class_names), st.session_state["own_classes"], f"own-class-{key}"
+    shown = chosen.get(key)
+    st.session_state[box] = shown if shown in class_names else class_names[answer]
+    said = st.selectbox(
         f"{name} shows",
         class_names,
-        index=answer,
-        key=f"own-class-{key}",
-        persist_state="session",
+        key=box,
+        on_change=lambda: chosen.update({key: st.session_state[box]}),
         help="What counts as right. At first it is what the model answers.",
     )
-    return class_names.index(chosen)
+    return class_names.index(said)
