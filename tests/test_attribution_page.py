@@ -3,7 +3,9 @@
 import json
 import math
 import re
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pandas as pd
@@ -27,6 +29,7 @@ from core.experiment import ExperimentSpec, run_experiment
 from core.figures.theme import exit_names
 from core.models import ARCHITECTURES
 from core.models.classifiers import ExitNetwork
+from core.progress import end_if
 from core.transfer import evenly_spread
 from ui.attribution import _shared_words
 from ui.belief import _headline, _spoken
@@ -319,6 +322,64 @@ def test_cancelled_maps_say_so_and_are_made_again_only_when_asked(monkeypatch: p
     monkeypatch.setattr("ui.maps_cache.attribute", attribute)
     test.button(key="again-saliency").click().run()
     finished(test, lambda page: "maps-saliency" in charts(page))
+
+
+class Slow:
+    """Attribution that waits until it may go on, or is cancelled."""
+
+    def __init__(self, *methods: str) -> None:
+        self.methods, self.may_end = methods, threading.Event()
+        self.begun: list[str] = []
+
+    def __call__(self, model: object, images: object, spec: AttributionSpec, **kwargs: object) -> object:
+        self.begun.append(spec.method)
+        while spec.method in self.methods and not self.may_end.is_set():
+            time.sleep(0.01)
+            end_if(kwargs["cancel"])
+        return attribute(model, images, spec, **kwargs)
+
+
+@pytest.fixture
+def slow(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
+    """Saliency that is not made until it may."""
+    made = Slow("saliency")
+    monkeypatch.setattr("ui.maps_cache.attribute", made)
+    monkeypatch.setattr("ui.attribution.PATIENCE_SECONDS", 0.3)
+    yield made
+    made.may_end.set()
+
+
+def comes_next(test: AppTest) -> int:
+    return [caption.value for caption in test.caption].count("These maps come next.")
+
+
+def test_nine_methods_are_begun_one_after_the_other(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mutants: nine jobs at once, of which the board refuses some; those behind a finished one never begun.
+    monkeypatch.setattr("ui.jobs.MAX_WAITING", 2)
+    test = finished(opened("attribution", methods="Saliency", **QUERY), lambda page: bool(page.subheader))
+    test.multiselect(key="methods").set_value(["saliency", *(name for name in METHODS if name != "saliency")]).run()
+    assert not test.error and not test.exception
+    assert slow.begun == ["saliency"] and comes_next(test) == len(METHODS) - 1
+    slow.may_end.set()
+    finished(test, lambda page: {f"maps-{method}" for method in METHODS} <= set(charts(page)))
+    assert not test.error and not test.exception and not comes_next(test)
+
+
+def test_method_in_question_is_one_whose_maps_are_still_to_come(slow: Slow) -> None:
+    # Mutants: only methods with maps on offer, so that a link is refused and a choice lost with the image; maps of
+    # another method shown meanwhile.
+    test = finished(opened("attribution", in_question="Saliency", **QUERY), lambda page: "still being" in texts(page))
+    assert not test.warning and "maps-grad_cam" in charts(test) and "between-exits-clean" not in charts(test)
+    assert "The Saliency maps of this image are still being made." in texts(test)
+    slow.may_end.set()
+    finished(test, has_population)
+    assert test.segmented_control(key="in_question").value == "saliency"
+    assert any("pixels that two exits" in text and "Saliency, of" in text for text in texts(test).splitlines())
+    slow.may_end.clear()
+    other = 12 if test.selectbox(key="detail").value != 12 else 13
+    test.selectbox(key="detail").set_value(other).run()
+    finished(test, lambda page: "still being made" in texts(page))
+    assert test.segmented_control(key="in_question").value == "saliency" and not test.warning
 
 
 def test_a_method_that_cannot_work_says_why_and_the_others_stay(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:

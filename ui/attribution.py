@@ -33,12 +33,14 @@ class Looked:
         row: Among the images of the experiment.
         image_id: Of the image.
         decisions: Its row of the decisions.
+        methods: Those asked for whose maps are made, under way or still to come.
         maps: For each method whose maps are made, their key and the maps.
     """
 
     row: int
     image_id: str
     decisions: pd.Series
+    methods: list[Method]
     maps: dict[Method, tuple[maps_cache.ImageMapsSpec, Attribution]]
 
 
@@ -55,31 +57,48 @@ def one_image(asked: Asked, experiment: Experiment, setting: Setting, own: pd.Da
     specs = [
         maps_cache.maps_spec(experiment, row, maps_cache.at_exits(spec, exits, len(names))) for spec in asked.specs
     ]
-    jobs = [maps_cache.maps_board().find(spec) or maps_cache.start_maps(spec, experiment) for spec in specs]
-    until = time.monotonic() + PATIENCE_SECONDS
-    for job in jobs:
-        job.wait(max(0.0, until - time.monotonic()))
-    under_way = next((job for job in jobs if not job.is_over), None)
-    looked = Looked(row, experiment.image_set.image_ids[row], decisions, {})
-    for spec, job in zip(specs, jobs, strict=True):
-        facts = spec.attribution.facts
+    ended, under_way = _in_turn(specs, experiment)
+    looked = Looked(row, experiment.image_set.image_ids[row], decisions, [], {})
+    for spec in specs:
+        method, facts = spec.attribution.method, spec.attribution.facts
         st.subheader(facts.label, help=f"{facts.meaning[:1].upper()}{facts.meaning[1:]} ({facts.source}).")
-        if not job.is_over and job is not under_way:
-            st.caption("These maps come next.")
+        if spec not in ended:
+            looked.methods.append(method)
+            if under_way is not None and under_way.spec == spec:
+                running.progress(under_way, key=f"cancel-{method}", starting="copying the model")
+            else:
+                st.caption("These maps come next.")
             continue
-        made = _made(job, spec, experiment)
+        made = _made(ended[spec], spec, experiment)
         if made is not None:
-            looked.maps[spec.attribution.method] = spec, made
+            looked.methods.append(method)
+            looked.maps[method] = spec, made
             _maps_panel(spec, made, looked, asked, experiment, setting)
     return looked
 
 
+def _in_turn(
+    specs: list[maps_cache.ImageMapsSpec], experiment: Experiment
+) -> tuple[dict[maps_cache.ImageMapsSpec, Job[Attribution]], Job[Attribution] | None]:
+    """The jobs that are over, and the one under way: nothing is begun before it ends, as few may wait at a time."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    ended: dict[maps_cache.ImageMapsSpec, Job[Attribution]] = {}
+    under_way: Job[Attribution] | None = None
+    for spec in specs:
+        job = maps_cache.maps_board().find(spec)
+        if under_way is None:
+            job = job or maps_cache.start_maps(spec, experiment)
+            job.wait(max(0.0, until - time.monotonic()))
+        if job is not None and job.is_over:
+            ended[spec] = job
+        else:
+            under_way = under_way or job
+    return ended, under_way
+
+
 def _made(job: Job[Attribution], spec: maps_cache.ImageMapsSpec, experiment: Experiment) -> Attribution | None:
-    """The maps once they are made; otherwise progress with Cancel, or why there are none."""
+    """The maps of a job that is over, or why there are none."""
     method = spec.attribution.method
-    if not job.is_over:
-        running.progress(job, key=f"cancel-{method}", starting="copying the model")
-        return None
     if job.was_cancelled:
         st.info("Cancelled: nothing of these maps was kept.")
         st.button("Make these maps", key=f"again-{method}", on_click=_start, args=(spec, experiment))
@@ -170,22 +189,25 @@ def _minus(value: float) -> str:
 
 
 def method_in_question(looked: Looked) -> Method | None:
-    """Which of the methods the rest of the page is about; None while no maps are made."""
-    made = list(looked.maps)
-    if len(made) < 2:
-        return made[0] if made else None
-    if st.session_state.get("in_question") not in made:
+    """Which of the methods the rest of the page is about; None while it has no maps."""
+    methods = looked.methods
+    if len(methods) < 2:
+        return next(iter(looked.maps), None)
+    if st.session_state.get("in_question") not in methods:
         st.session_state.pop("in_question", None)
     method: Method = bound.choose(
         st.segmented_control,
         "Method in question",
-        made,
-        default=made[0],
+        methods,
+        default=methods[0],
         required=True,
         format_func=lambda name: METHODS[name].label,
         key="in_question",
         persist_state=None,
     )
+    if method not in looked.maps:
+        st.info(f"The {METHODS[method].label} maps of this image are still being made.")
+        return None
     return method
 
 
