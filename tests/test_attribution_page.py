@@ -382,6 +382,34 @@ def test_method_in_question_is_one_whose_maps_are_still_to_come(slow: Slow) -> N
     assert test.segmented_control(key="in_question").value == "saliency" and not test.warning
 
 
+def test_maps_of_an_image_left_behind_are_left_and_made_anew_on_return(slow: Slow) -> None:
+    # Mutants: the next image waits for maps that nobody looks at; "Cancelled" said to one who only went elsewhere; a
+    # click on Cancel forgotten with the next pass.
+    from ui.maps_cache import maps_board
+
+    slow.methods = ("grad_cam",)
+    test = finished(opened("attribution", methods="Grad-CAM", **QUERY), lambda page: bool(page.subheader))
+    first = test.selectbox(key="detail").value
+    others = [index for index in range(FIRST, FIRST + NUM_IMAGES) if index != first]
+    for index in (*others[:2], first):
+        test.selectbox(key="detail").set_value(index).run()
+        assert not test.exception and not test.error and "Cancelled" not in texts(test)
+        deadline = time.monotonic() + 20
+        while len(unfinished := [job for job in maps_board()._jobs.values() if not job.has_ended]) > 1:
+            assert time.monotonic() < deadline, "maps of images left behind are still being made"
+            time.sleep(0.05)
+        assert [job.spec.row for job in unfinished] == [index - FIRST]
+    assert len(slow.begun) == 4
+    (job,) = unfinished
+    test.button(key="cancel-grad_cam").click().run()
+    finished(test, lambda page: "nothing of these maps was kept" in texts(page))
+    test.run()
+    assert "nothing of these maps was kept" in texts(test) and len(slow.begun) == 4 and job.has_ended
+    slow.may_end.set()
+    test.button(key="again-grad_cam").click().run()
+    finished(test, lambda page: "maps-grad_cam" in charts(page))
+
+
 def test_a_method_that_cannot_work_says_why_and_the_others_stay(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     # Mutant: the whole page ended by one method, or the failed work started anew at every pass.
     from core.errors import ExitLensError

@@ -21,7 +21,9 @@ from ui.controls import Setting
 from ui.jobs import Job
 from ui.map_controls import Asked
 from ui.panels import figure_panel
+from ui.state import wait_only_for
 
+PANEL = "maps"
 PATIENCE_SECONDS = 1.0  # what takes longer shows its progress
 
 
@@ -80,19 +82,29 @@ def one_image(asked: Asked, experiment: Experiment, setting: Setting, own: pd.Da
 def _in_turn(
     specs: list[maps_cache.ImageMapsSpec], experiment: Experiment
 ) -> tuple[dict[maps_cache.ImageMapsSpec, Job[Attribution]], Job[Attribution] | None]:
-    """The jobs that are over, and the one under way: nothing is begun before it ends, as few may wait at a time."""
-    until = time.monotonic() + PATIENCE_SECONDS
+    """The jobs that are over, and the one under way: nothing is begun before it ends, as few may wait at a time.
+
+    Those of another image are left: nobody looks at them any more.
+    """
+    until, before = time.monotonic() + PATIENCE_SECONDS, st.session_state["waits_for"].get(PANEL, ())
     ended: dict[maps_cache.ImageMapsSpec, Job[Attribution]] = {}
+    found: list[Job[Attribution]] = []
     under_way: Job[Attribution] | None = None
     for spec in specs:
         job = maps_cache.maps_board().find(spec)
+        if job is not None and job not in before and (job.was_left or job.cancel.is_set()):
+            job = None  # left with its image, not cancelled by a click: coming back asks for it anew
         if under_way is None:
             job = job or maps_cache.start_maps(spec, experiment)
             job.wait(max(0.0, until - time.monotonic()))
-        if job is not None and job.is_over:
+        if job is None:
+            continue
+        found.append(job)
+        if job.is_over:
             ended[spec] = job
         else:
             under_way = under_way or job
+    wait_only_for(PANEL, *found)
     return ended, under_way
 
 
