@@ -316,7 +316,7 @@ def _saliency(experiment: Experiment, position: int) -> None:
     figure_panel(
         cache.saliency_chart(experiment.spec, name, position, experiment),
         key="saliency",
-        alt=f"Saliency maps of {experiment.cards[name].num_exits} exits, clean above adversarial.",
+        alt=f"Saliency maps at exits of {experiment.cards[name].label}, clean above adversarial.",
         caption=f"{experiment.image_set.image_ids[position]} · gradient of each exit's predicted class, "
         "summed over colours; one scale for all maps: orange lowers, purple raises. "
         f"{made_words(experiment)}.",
