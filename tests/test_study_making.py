@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from toy_study import EARLY, STATIC, STUDY, run_toys, write_project
 
+from core.figures.making import making_figure
 from core.study.charts import Chart, Setting
 from core.study.making import MADE_EXITS, MAKING, Making, making_tables
 from core.study.making_charts import making_charts, stopping_charts
@@ -266,7 +267,7 @@ def test_what_is_drawn_is_what_the_tables_say(folders: dict[str, Path], making: 
         rows = [row_of(making, source, aim, strength) for strength in STRENGTHS]
         for axis, value in (("x", "making_cost"), ("x2", "useful_cost")):
             trace = points[f"made on {kind}", axis]
-            assert trace.marker.symbol == symbol
+            assert set(trace.marker.symbol) == {symbol}
             assert list(trace.x) == pytest.approx([getattr(row, value) for row in rows], nan_ok=True)
     every, needed = found[f"made-exits-{EARLY}"].figure.data
     table = found[f"made-exits-{EARLY}"].table
@@ -325,3 +326,20 @@ def test_axes_stay_quiet_and_rows_apart(folders: dict[str, Path], making: Making
     points = [trace for trace in drawn(folders["noted"], making)["making"].figure.data if trace.mode == "markers"]
     heights = [height for trace in points if trace.xaxis == "x" for height in trace.y]
     assert len(set(heights)) == len(heights) == 8
+
+
+def test_second_seeds_stand_apart_and_hollow() -> None:
+    # Mutants: points of one row over each other; two seeds of a kind that look alike; rows too low for their points.
+    cost = {f"making_cost{end}": [1.0, 2.0, 1.5, 2.5] for end in ("", "_low", "_high")}
+    unknown = {f"useful_cost{end}": [np.nan] * 4 for end in ("", "_low", "_high")}
+    kinds = ["early-exit", "static", "early-exit", "static"]
+    rows = pd.DataFrame({"words": "PGD", "label": list("abcd"), "kind": kinds, "told": "", **cost, **unknown})
+    figure = making_figure(rows)
+    points = [trace for trace in figure.data if trace.mode == "markers"]
+    assert {trace.name: list(trace.marker.symbol) for trace in points} == {
+        "made on early-exit": ["circle", "circle-open"], "made on static": ["square", "square-open"],
+    }  # fmt: skip
+    heights = sorted(height for trace in points for height in trace.y)
+    row_height = making_figure(pd.concat([rows, rows.assign(words="FGSM")])).layout.height - figure.layout.height
+    assert min(np.diff(heights)) * row_height == pytest.approx(6.5)
+    assert max(heights) - min(heights) < 0.5

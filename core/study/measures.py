@@ -371,12 +371,12 @@ def harder_minus_easier(tables: Tables) -> Iterator[Unit]:
                 continue
             there, here = tables.images(harder, harder), tables.images(easier, easier)
             if there is not None and here is not None:
-                there, here = there[there.was_right].fooled, here[here.was_right].fooled
-                both, difference = len(there) + len(here), there.mean() - here.mean()
+                rates = [rows.fooled[rows.was_right] for rows in (there, here)]
+                both, difference = sum(map(len, rates)), rates[0].mean() - rates[1].mean()
                 # Different images cannot be paired: each side is its deviation from its own mean, so that how many of
                 # either are drawn says nothing, and the whole is the difference of the two rates.
-                parts = [(there - there.mean()) * (both / len(there)), (here.mean() - here) * (both / len(here))]
-                values = pd.concat(parts) + difference
+                deviations = [(rate - rate.mean()) * (both / len(rate)) for rate in rates]
+                values = pd.concat([deviations[0], -deviations[1]]) + difference
                 yield _unit([harder, easier], values, values.notna())
 
 
