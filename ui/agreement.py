@@ -13,7 +13,7 @@ from ui import bound, cache, maps_cache, running
 from ui.captions import made_words
 from ui.controls import Setting
 from ui.panels import figure_panel
-from ui.state import attribution_state
+from ui.state import attribution_state, wait_only_for
 from ui.words import meaning
 
 FIGURE = "attribution-population"
@@ -40,13 +40,13 @@ def population(spec: AttributionSpec, experiment: Experiment, setting: Setting) 
     num_images, label = len(experiment.image_set), METHODS[spec.method].label
     job = cache.job_board().find(asked)
     seconds = maps_cache.population_seconds(asked, experiment)
-    if job is not None and job.was_cancelled:
-        st.info("Cancelled: nothing of that comparison was kept.")
-    if (job is None and seconds > running.PATIENCE_SECONDS) or (job is not None and job.was_cancelled):
+    ended = running.came_to_nothing(job, "comparison")
+    if ended or (job is None and seconds > running.PATIENCE_SECONDS):
         if not st.button(f"Compare the {label} maps of {num_images} images (about {seconds:.0f} s)", key="compare-all"):
             return
         job = None
     job = job or maps_cache.start_population(asked, experiment)
+    wait_only_for("population", job)
     if not job.is_over and not job.wait(0.2):
         st.caption(f"Making {label} maps of {num_images} images, clean and adversarial, at every exit")
         running.progress(job, key="cancel-population", starting="copying the model")

@@ -13,6 +13,7 @@ from ui.attribution import Looked
 from ui.captions import made_words
 from ui.maps_cache import BeliefSpec
 from ui.panels import figure_panel
+from ui.state import wait_only_for
 
 
 def belief(method: Method, looked: Looked, experiment: Experiment) -> None:
@@ -20,9 +21,7 @@ def belief(method: Method, looked: Looked, experiment: Experiment) -> None:
     maps, made = looked.maps[method]
     spec, label = BeliefSpec(maps), METHODS[method].label
     job = cache.job_board().find(spec)
-    if job is None or job.was_cancelled:
-        if job is not None:
-            st.info("Cancelled: nothing of that measurement was kept.")
+    if job is None or running.came_to_nothing(job, "measurement"):
         st.caption(
             f"Does the {label} map tell what covering parts of the image does? Does it hold still when the image "
             "hardly moves? And does it depend on the weights at all?"
@@ -31,6 +30,7 @@ def belief(method: Method, looked: Looked, experiment: Experiment) -> None:
         if not st.button(f"Measure {label} of this image (about {max(seconds, 1):.0f} s)", key="measure-belief"):
             return
         job = maps_cache.start_belief(spec, experiment, made)
+    wait_only_for("belief", job)
     if not job.is_over and not job.wait(0.2):
         running.progress(job, key="cancel-belief", starting="copying the model")
         return

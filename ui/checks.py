@@ -27,7 +27,7 @@ def notes(experiment: Experiment, policy: ExitPolicy) -> None:
     wait_only_for("checks", job)
     if not job.is_over:
         _wait(job)
-    elif not (job.was_cancelled or job.failure):  # signs are an extra, so nothing is said
+    elif job.has_result:  # signs are an extra: nothing is said without
         checked = job.result()
         for note in checked.notes:
             _show(note)

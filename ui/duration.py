@@ -62,4 +62,4 @@ def _times(card: ModelCard) -> ExitTimes | None:
         job = cache.job_board().find(spec) or cache.start_exit_timing(spec)
     except ExitLensError:  # too many jobs wait: later, then
         return None
-    return job.result() if job.is_over else None
+    return job.result() if job.has_result else None

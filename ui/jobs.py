@@ -84,6 +84,11 @@ class Job(Generic[Result]):
         return self.future.cancelled() or isinstance(self.future.exception(), Cancelled)
 
     @property
+    def has_result(self) -> bool:
+        """True for one who waited for it to its end, once there is a result; raises what is a defect."""
+        return self.is_over and not self.was_cancelled and not self.failure
+
+    @property
     def failure(self) -> str:
         """Why it failed, in words for users; empty where it did not, or where the reason is none of theirs."""
         if self.future is None or not self.future.done() or self.future.cancelled():

@@ -18,6 +18,7 @@ from ui.captions import WILSON, images_words, policy_words
 from ui.controls import glyph_label
 from ui.linked import linked_images
 from ui.panels import figure_panel
+from ui.state import wait_only_for
 from ui.words import meaning
 
 
@@ -41,6 +42,7 @@ def ladder(experiment: Experiment) -> pd.DataFrame | None:
         st.caption(f"Attacks each image at epsilon {rungs} until one succeeds; steps shrink with the radius.")
         st.button("Find the smallest epsilon", key="climb", on_click=_start, args=(experiment,))
         return None
+    wait_only_for("ladder", job)
     if not job.is_over:
         running.progress(job, key="cancel-ladder")
         return None

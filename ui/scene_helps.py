@@ -28,7 +28,7 @@ def helps(told: Told) -> None:
     job = cache.job_board().find(spec)
     if job is None and len(story.image_set) <= NUM_PICTURES:
         job = story_cache.start_remedies(spec, story)
-    if job is None or not job.is_over or job.was_cancelled:
+    if job is None or not job.has_result:
         words(asks, "Every attack is made anew for every way of deciding when to leave.")
         waiting(told.spec, job, lambda: story_cache.start_remedies(spec, story))
         return

@@ -42,7 +42,7 @@ class Told:
     @property
     def story(self) -> Story | None:
         """The attacks on all pictures, once they are made."""
-        return self.job.result() if self.job and self.job.is_over and not self.job.was_cancelled else None
+        return self.job.result() if self.job and self.job.has_result else None
 
     @property
     def epsilon(self) -> float:
@@ -103,7 +103,7 @@ def told(setting: Setting, sent: Tale | None, why_not: str) -> Told | None:
         return Told(sent, spec, job, setting)
     if why_not or story_state().put_aside:
         _note(why_not)
-    if job is None or not job.is_over or job.was_cancelled:
+    if job is None or not job.has_result:
         waiting(spec, job)
         return None
     story = job.result()
@@ -127,9 +127,7 @@ def waiting(spec: StorySpec, job: Job[Any] | None, start: Callable[[], object] |
             st.markdown("Real networks are being attacked now, on this machine. This takes a moment.")
         running.progress(job, key="cancel-story")
         return
-    if job and job.was_cancelled:
-        st.warning("Cancelled: nothing of it was kept.")
-    else:
+    if not running.came_to_nothing(job, "run"):
         seconds = sum(map(cache.estimated_seconds, spec.attacks_on_model().values()))
         st.markdown(f"This takes about {seconds:.0f} s at most on this machine, so it waits for you to run it.")
     if st.button("Run it", key="story-run", type="primary"):
