@@ -383,7 +383,7 @@ def test_cancelled_it_waits_for_a_click(stage: Zoo, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(attacks.METHODS, type(early()), method)
     test = opened("story")
     test.button(key="cancel-story").click().run()
-    test = finished(test, lambda page: any("Cancelled" in each.value for each in page.warning))
+    test = finished(test, lambda page: any("Cancelled" in each.value for each in page.info))
     assert not test.title and not test.exception
     monkeypatch.undo()
 
