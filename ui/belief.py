@@ -36,7 +36,7 @@ def belief(method: Method, looked: Looked, experiment: Experiment) -> None:
         return
     table = belief_table(made, job.result(), looked.image_id)
     mean = table.groupby("state")[["infidelity", "sensitivity", "all_redrawn"]].mean()
-    st.markdown(_headline(mean.loc["clean"], label))
+    st.markdown(_headline(mean.T["clean"], label))
     card = maps_cache.card_of(experiment)
     figure_panel(
         belief_figure(table, card.num_exits),
