@@ -112,18 +112,6 @@ def test_a_link_to_an_image_says_nothing_that_a_threshold_moves() -> None:
     assert warm("attack_lab", detail="5 · frog", images="0-7").selectbox(key="detail").value == 5
 
 
-def test_an_image_that_a_moved_threshold_would_not_open_with_stands_in_the_link() -> None:
-    # Mutant: a default left out of the address, so that the link opens with what has become the default since.
-    link = {"images": "12-19", "threshold": "0.97"}
-    test = warm("confidence", **link)
-    shown = test.selectbox(key="detail").value
-    test.sidebar.slider(key="threshold").set_value(0.95).run()
-    assert test.selectbox(key="detail").value == shown and not test.exception
-    assert warm("confidence", **link | {"threshold": "0.95"}).selectbox(key="detail").value != shown
-    copied = {key: values[-1] if isinstance(values, list) else values for key, values in test.query_params.items()}
-    assert warm("confidence", **copied).selectbox(key="detail").value == shown
-
-
 def test_only_the_link_that_opened_the_page_is_remarked_on() -> None:
     # Mutant: a remark on whatever stands in the address, which the controls themselves have written.
     test = warm("attack_lab", images="0-7")

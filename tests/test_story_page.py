@@ -204,8 +204,6 @@ def test_another_picture_can_be_chosen_and_stands_in_the_link(story: Story) -> N
     assert linked.selectbox(key="told_with").value == other.image_id
     linked = told(told_with=label)
     assert linked.selectbox(key="told_with").value == other.image_id and other.image_id in said(linked)
-    # Mutant: the first in today's order left out of the address, as another threshold puts another picture first.
-    assert test.run().query_params["told_with"] == box.options[0]
     assert f"**{len(order)} tell this story**" in said(linked) and "Of 20 pictures" in said(linked)
 
 

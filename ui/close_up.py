@@ -18,7 +18,6 @@ from ui.controls import Setting, glyph_label
 from ui.duration import what_it_took
 from ui.panels import figure_panel
 from ui.pictures import as_bytes
-from ui.state import moving_default
 
 PERTURBATION_GAIN = 10
 VIEWS = (EVERY_EXIT, STEP_BY_STEP, LOOKED_AT) = ("every exit", "step by step", "what each exit looked at")
@@ -107,13 +106,15 @@ def chosen_image(experiment: Experiment, own: pd.DataFrame) -> int:
     class_names = experiment.image_set.class_names
     indices = experiment.image_set.indices.tolist()
     labels = dict(zip(indices, experiment.image_set.labels.tolist(), strict=True))
+    if st.session_state.get("detail") not in indices:
+        st.session_state.pop("detail", None)
     index = bound.choose(
         st.selectbox,
         "Image",
         indices,
         format_func=lambda index: f"{index} · {class_names[labels[index]]}",
         said_more=True,
-        **moving_default("detail", indices, _most_telling(own)),
+        index=_most_telling(own),
         key="detail",
         persist_state=None,
         on_change=bound.whole_page_if_refused,

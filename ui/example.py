@@ -26,7 +26,6 @@ from ui.gallery import model_labels, open_example, shift_word
 from ui.kept_cache import Gallery
 from ui.panels import figure_panel
 from ui.pictures import adversarial_pixels, as_bytes, clean_image, npy, png
-from ui.state import moving_default
 from ui.words import column_help, meaning
 
 STORY = "pages/story.py"
@@ -167,13 +166,7 @@ def _verdicts(
         target = by_label[
             str(
                 bound.choose(
-                    st.selectbox,
-                    "Seen by",
-                    list(by_label),
-                    **moving_default("seen_by", list(by_label)),
-                    key="seen_by",
-                    persist_state=None,
-                    help=meaning("target"),
+                    st.selectbox, "Seen by", list(by_label), key="seen_by", persist_state=None, help=meaning("target")
                 )
             )
         ]

@@ -3,7 +3,7 @@
 Keys in ``LINK`` are bound to the address: they are the link. Keys in ``SESSION`` live as long as the tab.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -243,27 +243,6 @@ def follow_link() -> None:
             run_state().wants_run = True
             if key == "images":
                 st.session_state["from"] = IMAGE_SET
-
-
-def moving_default(key: str, options: Sequence[Any], index: int = 0) -> dict[str, Any]:
-    """For a bound selectbox whose default moves with other controls: where it starts.
-
-    Streamlit leaves a default out of the address, so a link would open whatever the default has become. Here none of
-    the options is the default once the box stands, and its choice, set anew, is written to the address.
-
-    Args:
-        key: Of the box.
-        options: What it offers.
-        index: Of the option that it starts with, and falls back to where the last choice is not on offer.
-
-    Returns:
-        Arguments of the box.
-    """
-    if st.session_state.get(key) not in options:
-        st.session_state.pop(key, None)
-        return {"index": index}
-    st.session_state[key] = st.session_state[key]
-    return {"index": None, "required": True}
 
 
 def run_state(run: str = PAIR_RUN) -> RunState:

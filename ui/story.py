@@ -14,7 +14,7 @@ from ui.controls import Setting, glyph_label
 from ui.jobs import Job
 from ui.links import copy_link
 from ui.panels import table_panel
-from ui.state import moving_default, story_state
+from ui.state import story_state
 from ui.story_cache import StoryTables, start_story, story_spec, story_tables
 from ui.tale import NOT_TELLING, Candidate, Tale
 
@@ -188,6 +188,8 @@ def _crowd(setting: Setting) -> int:
 def _chosen(tables: StoryTables, story: Story) -> Candidate:
     """The picture to tell it with: the most striking one unless the viewer chooses another."""
     rows = {row.image_id: cast(Candidate, row) for row in tables.best.itertuples()}
+    if st.session_state.get("told_with") not in rows:
+        st.session_state.pop("told_with", None)
 
     def in_words(image_id: str) -> str:
         return f"{image_id.rsplit('/', 1)[-1]} · {story.image_set.class_names[rows[image_id].label]}"
@@ -198,7 +200,6 @@ def _chosen(tables: StoryTables, story: Story) -> Candidate:
         list(rows),
         format_func=in_words,
         said_more=True,
-        **moving_default("told_with", list(rows)),
         key="told_with",
         persist_state=None,
         help="Every picture that tells the story, the most striking first: the twin right, the least noise, all "
