@@ -6,7 +6,6 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -16,7 +15,6 @@ from every_page import finished, fresh_caches, opened
 from streamlit.testing.v1 import AppTest
 from test_models_page import EARLY, STATIC, Zoo, zoo
 from test_shift_page import STATIC_LABEL, select
-from toys import TOY_ARCHITECTURE, ToyBackbone
 
 from core.agreement import agreement
 from core.attacks.spec import pgd
@@ -27,7 +25,6 @@ from core.data import open_image_set
 from core.exits import ExitPolicy, decide
 from core.experiment import ExperimentSpec, run_experiment
 from core.figures.theme import exit_names
-from core.models import ARCHITECTURES
 from core.models.classifiers import ExitNetwork
 from core.progress import end_if
 from core.transfer import evenly_spread
@@ -213,11 +210,7 @@ def test_a_model_of_many_exits_shows_some_of_them_with_those_that_answer(
     zoo: Zoo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Mutant: 27 stamps beside each other, or a frame whose exit is not shown.
-    zoo.remove(STATIC)
-    zoo.remove(EARLY)
-    deep = replace(TOY_ARCHITECTURE, build=lambda classes, side: ToyBackbone(classes, side, 27), num_blocks=27)
-    monkeypatch.setitem(ARCHITECTURES, "toy", deep)
-    zoo.add(EARLY, 27)
+    zoo.hold_one_of_many_exits(monkeypatch)
     test = warm(images="12,13")
     assert any("of 27 exits: evenly spread, and those that answer" in caption.value for caption in test.caption)
     assert not test.exception
@@ -225,11 +218,7 @@ def test_a_model_of_many_exits_shows_some_of_them_with_those_that_answer(
 
 def test_lab_shows_some_of_many_exits_and_says_which(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     # Mutants: all 27 exits as stamps; an exit that answers left out; columns named after their place.
-    zoo.remove(STATIC)
-    zoo.remove(EARLY)
-    deep = replace(TOY_ARCHITECTURE, build=lambda classes, side: ToyBackbone(classes, side, 27), num_blocks=27)
-    monkeypatch.setitem(ARCHITECTURES, "toy", deep)
-    zoo.add(EARLY, 27)
+    zoo.hold_one_of_many_exits(monkeypatch)
     asked = []
 
     def seen(model: object, images: torch.Tensor, spec: AttributionSpec, **kwargs: object) -> object:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from every_page import finished, fresh_caches, has_metrics, metrics, opened
 from streamlit.testing.v1 import AppTest
-from toys import toy_card, toy_model
+from toys import TOY_ARCHITECTURE, ToyBackbone, toy_card, toy_model
 
 from core.attacks.spec import pgd
 from core.checkpoints import FOLDER_VARIABLE, load_model, pack_weights, save_model
@@ -18,6 +18,7 @@ from core.evaluation import EvaluationSpec, evaluate, exit_logits
 from core.exits import ExitPolicy, decide
 from core.experiment import ExperimentSpec
 from core.metrics import operating_points, rate_of
+from core.models import ARCHITECTURES
 from core.models.costs import multiply_adds, static_fraction
 
 __all__ = ["fresh_caches"]
@@ -52,6 +53,14 @@ class Zoo:
         for file in (self.folder / name).iterdir():
             file.unlink()
         (self.folder / name).rmdir()
+
+    def hold_one_of_many_exits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Puts one early-exit model of 27 exits in the place of all others."""
+        for card in list(self.folder.iterdir()):
+            self.remove(card.name)
+        deep = replace(TOY_ARCHITECTURE, build=lambda classes, side: ToyBackbone(classes, side, 27), num_blocks=27)
+        monkeypatch.setitem(ARCHITECTURES, "toy", deep)
+        self.add(EARLY, 27)
 
 
 @pytest.fixture

@@ -1,20 +1,17 @@
 """The pages of exit shift and confidence, without a browser: what stands on them, and what a click changes."""
 
 import time
-from dataclasses import replace
 
 import pytest
 from every_page import finished, fresh_caches, has_metrics, metrics, opened, warm
 from streamlit.testing.v1 import AppTest
-from test_models_page import EARLY, STATIC, Zoo, zoo
-from toys import TOY_ARCHITECTURE, ToyBackbone
+from test_models_page import EARLY, Zoo, zoo
 
 from core.attacks.spec import pgd
 from core.checkpoints import load_model
 from core.data import open_image_set
 from core.exits import ExitPolicy, decide
 from core.experiment import ExperimentSpec, run_experiment
-from core.models import ARCHITECTURES
 from core.models.classifiers import ExitNetwork
 
 __all__ = ["fresh_caches", "zoo"]
@@ -174,11 +171,7 @@ def test_a_static_model_has_nothing_to_shift_and_offers_its_twin(zoo: Zoo) -> No
 
 def test_pages_open_with_one_model_and_with_many_exits(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     # Mutant: a page that needs a twin, or one written for seven exits.
-    zoo.remove(STATIC)
-    zoo.remove(EARLY)
-    deep = replace(TOY_ARCHITECTURE, build=lambda classes, side: ToyBackbone(classes, side, 27), num_blocks=27)
-    monkeypatch.setitem(ARCHITECTURES, "toy", deep)
-    zoo.add(EARLY, 27)
+    zoo.hold_one_of_many_exits(monkeypatch)
     for page, charts in (("exit_shift", 6), ("confidence", 5)):
         assert len(warm(page).get("plotly_chart")) == charts
 

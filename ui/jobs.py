@@ -85,7 +85,7 @@ class Job(Generic[Result]):
 
     @property
     def has_result(self) -> bool:
-        """True for one who waited for it to its end, once there is a result; raises what is a defect."""
+        """True once ``result`` gives one, or raises what is a defect and no news for users."""
         return self.is_over and not self.was_cancelled and not self.failure
 
     @property
