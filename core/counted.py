@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from core.attacks.success import SUCCESS_RULES
-from core.figures.transfer import is_outlined
+from core.figures.transfer import is_in_percent, is_outlined
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,8 @@ def transfer_words(shown: pd.DataFrame, denominator: str, success_rule: str) -> 
         success_rule: That of the attack.
     """
     counted = counted_words(denominator, success_rule)
-    words = [f"{RULE_WORDS[success_rule].of_target.capitalize()}, {counted[0].lower()}{counted[1:]}"]
+    unit = ", in percent" * is_in_percent(shown)
+    words = [f"{RULE_WORDS[success_rule].of_target.capitalize()}{unit}, {counted[0].lower()}{counted[1:]}"]
     elsewhere = [str(rule) for rule in shown[shown.source != shown.target].success_rule.unique()]
     if elsewhere and elsewhere != [success_rule]:
         own, other = SUCCESS_RULES[success_rule].label, SUCCESS_RULES[elsewhere[0]].label

@@ -13,6 +13,7 @@ from toys import toy_card, toy_model
 from core.attacks.run import AttackProgress
 from core.attacks.spec import LinfAttack, pgd
 from core.checkpoints import ModelCard
+from core.counted import transfer_words
 from core.errors import Cancelled, ExitLensError
 from core.exits import ExitPolicy
 from core.experiment import run_experiment, share_backbone
@@ -124,11 +125,16 @@ def test_a_wide_matrix_shows_shares_and_breaks_its_names() -> None:
     names = [f"m{number}" for number in range(7)]
     rows = transfer_of({(source, target): (1, 10) for source in names for target in names})
     labels = {name: f"● ResNet-56 early-exit, seed {name}" for name in names}
-    for count, text in ((7, "10 %"), (6, "1 of 10")):
+    for count, text, name in (
+        (7, "10", "● ResNet-56 early-exit, seed m0"),
+        (6, "1 of 10", "● ResNet-56<br>early-exit,<br>seed m0"),
+    ):
         few = rows[rows.source.isin(names[:count]) & rows.target.isin(names[:count])]
         heat, marks = transfer_figure(few, labels).data
         assert {cell for row in heat.text for cell in row} == {text}
-        assert heat.x[0] == "● ResNet-56<br>early-exit,<br>seed m0"
+        assert (heat.x[0], heat.y[0]) == (name, "● ResNet-56<br>early-exit,<br>seed m0")
+        said = transfer_words(few, "attackable", "misclassified_taken")
+        assert said.startswith("Fooled, in percent, of the images that") == (count == 7)
         assert all("1 of 10" in words for words in marks.hovertext)
 
 
