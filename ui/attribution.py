@@ -21,7 +21,7 @@ from ui.controls import Setting
 from ui.jobs import Job
 from ui.map_controls import Asked
 from ui.panels import figure_panel
-from ui.state import wait_only_for
+from ui.state import wait_only_for, waited_for
 
 PANEL = "maps"
 PATIENCE_SECONDS = 1.0  # what takes longer shows its progress
@@ -86,7 +86,7 @@ def _in_turn(
 
     Those of another image are left: nobody looks at them any more.
     """
-    until, before = time.monotonic() + PATIENCE_SECONDS, st.session_state["waits_for"].get(PANEL, ())
+    until, before = time.monotonic() + PATIENCE_SECONDS, waited_for(PANEL)
     ended: dict[maps_cache.ImageMapsSpec, Job[Attribution]] = {}
     found: list[Job[Attribution]] = []
     under_way: Job[Attribution] | None = None

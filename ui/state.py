@@ -213,6 +213,12 @@ def visitor() -> Visitor:
     return found
 
 
+def waited_for(panel: str) -> tuple[Job[Any], ...]:
+    """What this session waits for at a panel of a page since it last said so: none before."""
+    found: tuple[Job[Any], ...] = st.session_state["waits_for"].get(panel, ())
+    return found
+
+
 def wait_only_for(panel: str, *jobs: Job[Any]) -> None:
     """Leaves what this session waited for at a panel before: once it asks for something else, nobody looks at it.
 
@@ -220,8 +226,8 @@ def wait_only_for(panel: str, *jobs: Job[Any]) -> None:
         panel: Of a page, by any name.
         jobs: What it waits for now; none for nothing.
     """
+    before = waited_for(panel)
     waits_for: dict[str, tuple[Job[Any], ...]] = st.session_state["waits_for"]
-    before = waits_for.get(panel, ())
     waits_for[panel] = jobs
     still = {job for waited in waits_for.values() for job in waited}
     for job in before:
